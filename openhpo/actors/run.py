@@ -1,0 +1,179 @@
+"""Starts actors: on every rank of an MPI job, or all in this process."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import queue
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from openhpo.actors.actor import Actor
+from openhpo.actors.drive import PostQueue, WorkerThreads, drive
+from openhpo.actors.local import local_transports
+from openhpo.actors.loop import EventLoop
+from openhpo.actors.messages import Address
+from openhpo.actors.transport import Transport
+from openhpo.errors import UserError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from openhpo.actors.mpi import MpiTransport
+
+FLUSH = 2.0  # seconds a leaving rank waits for its last messages to leave
+MEET = 3.0  # seconds ranks wait for each other after a failure, before the job is ended by force
+
+
+def launched_size() -> int:
+    """How many ranks this process's launcher started; 1 without a launcher.
+
+    Read from the environment, because initialising MPI outside a job is slow on some machines and fatal on others.
+    """
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_NRANKS", "PALS_SIZE", "JSM_NAMESPACE_SIZE", "FLUX_JOB_SIZE"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    if "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_STEP_NUM_TASKS", "").isdigit():
+        return int(os.environ["SLURM_STEP_NUM_TASKS"])
+    return 1
+
+
+def launched_rank() -> int:
+    """This process's rank as its launcher numbers it; 0 without a launcher."""
+    if launched_size() > 1:
+        for name in (
+            "OMPI_COMM_WORLD_RANK",
+            "PMI_RANK",
+            "PMIX_RANK",
+            "PALS_RANKID",
+            "JSM_NAMESPACE_RANK",
+            "FLUX_TASK_RANK",
+            "SLURM_PROCID",
+        ):
+            if os.environ.get(name, "").isdigit():
+                return int(os.environ[name])
+    return 0
+
+
+def mpi_world() -> MPI.Intracomm:
+    """All ranks of the job that this process belongs to; initialises MPI.
+
+    Raises:
+        UserError: mpi4py is missing, or uses another MPI library than the launcher, so that each process is alone.
+    """
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise UserError(f"mpi4py is installed, but finds no MPI library ({error}). Install one, or load its module.") from None
+    if launched_size() != MPI.COMM_WORLD.size:
+        raise UserError(
+            f"the launcher started {launched_size()} ranks, but MPI sees {MPI.COMM_WORLD.size}: mpi4py uses "
+            f"{MPI.Get_library_version().split(',')[0].strip()}, and the launcher belongs to another MPI. "
+            "Start with the mpiexec of that library, or install mpi4py for the launcher's."
+        )
+    return MPI.COMM_WORLD
+
+
+def mpi_transport() -> MpiTransport:
+    """The transport of the job that this process belongs to."""
+    world = mpi_world()
+    from openhpo.actors.mpi import MpiTransport
+
+    return MpiTransport(world)
+
+
+def run_actors(
+    actors: Callable[[int, int], Mapping[str, Actor]],
+    *,
+    ranks: int = 1,
+    deadline: float | None = None,
+    transport: Transport | None = None,
+) -> dict[Address, Actor]:
+    """Start actors and return when all of them have ended.
+
+    Under `mpirun` every rank calls this, and each runs its own actors. In a plain process all ranks live in this one.
+
+    Args:
+        actors: Gives the actors of a rank: `actors(rank, size) -> {name: actor}`. A rank may have none.
+        ranks: How many ranks to play in a plain process; under MPI the launcher decides.
+        deadline: Seconds after which the run is given up.
+        transport: What to run over instead, as this rank's end of it.
+
+    Returns:
+        The actors that ran in this process.
+
+    Raises:
+        ActorFailed: An actor raised, here or on another rank.
+        UserError: An actor, here or on another rank, found a mistake of the user's.
+        Stuck: The deadline passed.
+    """
+    if transport is not None:
+        ends: list[Transport] = [transport]
+    elif launched_size() > 1:
+        ends = [mpi_transport()]
+    else:
+        ends = list(local_transports(ranks))
+    posts: PostQueue = queue.SimpleQueue()
+    threads = WorkerThreads()
+    loops = [EventLoop(end, posts, threads) for end in ends]
+    casts = [dict(actors(end.rank, end.size)) for end in ends]
+    try:
+        for loop, cast in zip(loops, casts, strict=True):
+            loop.start(cast)
+        drive(loops, posts, deadline)
+    except BaseException as error:
+        _leave_failed(loops, error)
+        raise
+    for end in ends:
+        end.close(FLUSH)
+    return {Address(end.rank, name): actor for end, cast in zip(ends, casts, strict=True) for name, actor in cast.items()}
+
+
+def _leave_failed(loops: list[EventLoop], error: BaseException) -> None:
+    """Let the actors of this process put things away, and make sure that the job ends although a rank may hang."""
+    for loop in loops:
+        loop.failure = error
+        try:
+            loop.stop_here()
+        except Exception:
+            print("while stopping after that failure:", file=sys.stderr)
+            traceback.print_exc()
+        loop.transport.close(FLUSH)
+    if not isinstance(error, KeyboardInterrupt):
+        # at exit, so that the traceback is printed before the job may be ended by force
+        atexit.register(leave_job, 2 if isinstance(error, UserError) else 1)
+
+
+def all_leaving(patience: float = MEET) -> bool:
+    """Wait until every rank of the job has called this; False where one has not within `patience` seconds.
+
+    A process that exits while another still works would hang in MPI_Finalize, so the ranks of a failed job meet first.
+    """
+    world = _initialised_world()
+    if world is None:
+        return True
+    end = time.monotonic() + patience
+    request = world.Ibarrier()
+    while not request.Test():
+        if time.monotonic() > end:
+            return False
+        time.sleep(1e-3)
+    return True
+
+
+def leave_job(status: int) -> None:
+    """Leave together with all other ranks, or end the job by force where one of them does not come."""
+    world = _initialised_world()
+    if world is not None and not all_leaving():
+        world.Abort(status)
+
+
+def _initialised_world() -> MPI.Intracomm | None:
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is None or launched_size() == 1 or mpi.Is_finalized():
+        return None
+    world: MPI.Intracomm = mpi.COMM_WORLD
+    return world

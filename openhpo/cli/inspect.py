@@ -1,0 +1,159 @@
+"""Commands that read a study."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openhpo.cli.console import console
+
+if TYPE_CHECKING:
+    from openhpo.result import Result
+    from openhpo.study import Best
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="The study's folder, as given to --study.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def best(
+    study: StudyArgument,
+    top: Annotated[int, typer.Option(min=1, help="Show so many of the best trials.")] = 1,
+    json_: JsonOption = False,
+) -> None:
+    """Show the best configuration of a study, also of one that is running."""
+    from openhpo.result import load
+
+    result = load(study)
+    if json_:
+        print(json.dumps(as_dict(result, result.top(top)), indent=2))
+    else:
+        show_best(result, top)
+    if result.best is None:
+        raise typer.Exit(1)
+
+
+def status(study: StudyArgument, json_: JsonOption = False) -> None:
+    """Show how far a study is."""
+    from openhpo.result import load
+
+    result = load(study)
+    facts = _status(result)
+    if json_:
+        print(json.dumps(facts, indent=2))
+        return
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        if value not in (None, "", []):
+            table.add_row(f"[bold]{name.replace('_', ' ')}", _text(value))
+    console().print(table)
+
+
+def _status(result: Result) -> dict[str, Any]:
+    from openhpo.progress import clock
+    from openhpo.stages import State
+
+    tables = result.tables
+    states = result.states
+    count = {state: sum(1 for s in states if s is state) for state in State}
+    quiet = time.time() - tables.path.stat().st_mtime
+    running = f"running, or interrupted: last written {clock(quiet)} ago"
+    ended = float(max([tables.events["time"].max(initial=0.0), tables.reports["time"].max(initial=0.0)]))
+    found = result.best
+    return {
+        "study": str(result.path),
+        "state": "finished" if result.finished else running,
+        "method": f"{result.definition['sampler']} with {result.definition['engine']} on {result.definition['app']}",
+        "objective": str(result.objective),
+        "trials": f"{count[State.DONE] + count[State.STOPPED]} done, {count[State.RUNNING]} running, "
+        f"{count[State.FAILED]} failed, of {result.definition['trials']}",
+        "steps": len(tables.reports),
+        "time": clock(ended),
+        "best": None if found is None else f"{found.value:.6g} (trial {found.trial}, step {found.step})",
+        "failures": [
+            f"trial {f['trial']}, rank {f['rank']}: {f['traceback'].strip().splitlines()[-1]}" for f in result.failures
+        ],
+    }
+
+
+def _text(value: Any) -> str:
+    from rich.markup import escape
+
+    if isinstance(value, list):
+        shown = [escape(str(item)) for item in value[:5]]
+        return "\n".join([*shown, *([f"… and {len(value) - 5} more"] if len(value) > 5 else [])])
+    return escape(str(value))
+
+
+def as_dict(result: Result, trials: list[Best]) -> dict[str, Any]:
+    """The best trials in plain JSON."""
+    return {
+        "study": str(result.path),
+        "objective": str(result.objective),
+        "finished": result.finished,
+        "trials": len(result.configs),
+        "failed": len(result.failures),
+        "best": [
+            {
+                "trial": found.trial,
+                "value": found.value,
+                "step": found.step,
+                "feasible": found.feasible,
+                "config": found.config,
+                "metrics": result.metrics_at(found.trial, found.step),
+            }
+            for found in trials
+        ],
+    }
+
+
+def show_best(result: Result, top: int) -> None:
+    """Print the best trials: one as a list, several as a table."""
+    from rich.table import Table
+
+    out = console()
+    found = result.top(top)
+    failures = result.failures
+    if not found:
+        out.print(f"no trial of {len(result.configs)} has a result; {len(failures)} failed.")
+        if failures:
+            out.print(f"The first, trial {failures[0]['trial']} on rank {failures[0]['rank']}:\n")
+            out.print(failures[0]["traceback"].rstrip(), markup=False)
+        return
+    if top == 1:
+        _show_one(out, result, found[0])
+    else:
+        names = list(dict.fromkeys(name for one in found for name in one.config))
+        table = Table("trial", str(result.objective.metric), "step", *names)
+        for one in found:
+            table.add_row(
+                str(one.trial), f"{one.value:.6g}", str(one.step), *(_short(one.config.get(name, "")) for name in names)
+            )
+        out.print(table)
+    if failures:
+        out.print(f"{len(failures)} trials failed; `openhpo status {result.path}` lists them")
+
+
+def _show_one(out: Any, result: Result, found: Best) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    goal = escape(str(result.objective))
+    out.print(f"\n[bold]best of {len(result.configs)} trials[/]: trial {found.trial} at step {found.step}, {goal}")
+    if not found.feasible:
+        out.print("[yellow]no trial meets the requirements; this one comes closest")
+    table = Table.grid(padding=(0, 2))
+    for name, value in found.config.items():
+        table.add_row(f"  {name}", escape(_short(value)))
+    out.print(table)
+    metrics = result.metrics_at(found.trial, found.step)
+    out.print("  " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()), style="bold green")
+    out.print(f"study: {result.path}", markup=False, soft_wrap=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

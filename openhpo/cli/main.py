@@ -1,0 +1,83 @@
+"""The commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import click
+import typer
+
+from openhpo.cli.inspect import best, status
+from openhpo.cli.run import run_app
+from openhpo.errors import UserError
+
+STACKS = "OPENHPO_STACKS_AFTER"  # seconds after which every rank prints the stacks of its threads, to find a hang
+
+app = typer.Typer(
+    help="Hyperparameter optimisation on supercomputers, with nothing but MPI and a file system.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(run_app, name="run")
+app.command()(best)
+app.command()(status)
+
+
+@app.command()
+def doctor(
+    study: str = typer.Option("runs", help="The folder studies go to; its file system is looked at."),
+    device: str = typer.Option("auto", help="The kind of device a rank should take: auto, cpu, cuda or hpu."),
+    ranks: int = typer.Option(1, help="Start this under mpiexec with so many ranks."),
+) -> None:
+    """Look at this machine: MPI, devices, versions, file system. Under mpirun, at every rank."""
+    from openhpo.cli.doctor import examine
+
+    examine(study, device, ranks)
+
+
+def main() -> NoReturn:
+    """The command `openhpo`."""
+    _run(lambda: app(standalone_mode=False))
+
+
+def run_command(function: Callable[..., None]) -> NoReturn:
+    """Run one function as a command line of its own, as the drivers are."""
+    alone = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+    alone.command()(function)
+    _run(lambda: alone(standalone_mode=False))
+
+
+def _run(command: Callable[[], object]) -> NoReturn:
+    """Run a command; a user's mistake ends with one message, from rank 0, and status 2."""
+    if os.environ.get(STACKS):
+        faulthandler.dump_traceback_later(float(os.environ[STACKS]))
+    try:
+        status = command()
+    except UserError as error:
+        _refuse(f"error: {error}")
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"\nTry '{context.command_path} --help'." if context is not None else ""
+        _refuse(f"error: {error.format_message()}{hint}")
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _refuse(text: str) -> NoReturn:
+    """Say it once: rank 0 does, or another rank where rank 0 has nothing to complain of."""
+    from openhpo.actors.run import all_leaving, launched_rank, leave_job
+
+    rank = launched_rank()
+    if rank == 0:
+        print(text, file=sys.stderr, flush=True)
+    if not all_leaving():
+        if rank != 0:
+            print(f"rank {rank}: {text}", file=sys.stderr, flush=True)
+        leave_job(2)
+    sys.exit(2)

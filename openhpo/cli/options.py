@@ -1,0 +1,104 @@
+"""The options that all methods of `openhpo run` have in common."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from openhpo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every method takes."""
+
+    app: Annotated[
+        str, typer.Argument(metavar="APP", help="Your training code: a .py file or a module with `train` and `space`.")
+    ]
+    trials: Annotated[int | None, typer.Option(help="How many configurations to train.", show_default="all of a grid")] = None
+    steps: Annotated[
+        int | None, typer.Option(help="Steps a trial trains for; a step is one `yield`.", show_default="max_steps of APP")
+    ] = None
+    maximize: Annotated[str | None, typer.Option(metavar="METRIC", help="The metric to make large.")] = None
+    minimize: Annotated[str | None, typer.Option(metavar="METRIC", help="The metric to make small.")] = None
+    require: Annotated[
+        list[str] | None, typer.Option(metavar="EXPR", help="What a good trial satisfies, such as 'val_accuracy >= 0.9'.")
+    ] = None
+    derive: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=EXPR", help="A metric computed from others, such as 'gap=val_loss - train_loss'."),
+    ] = None
+    set: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Fix a hyperparameter.")] = None
+    study: Annotated[str | None, typer.Option(metavar="DIR", help="The study's folder.", show_default="runs/APP-METHOD")] = None
+    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0
+    ranks: Annotated[
+        int | None, typer.Option(help="Start under mpiexec with so many ranks, unless started by mpirun or srun already.")
+    ] = None
+    device: Annotated[str, typer.Option(help="The kind of device to train on: auto, cpu, cuda or hpu.")] = "auto"
+    precision: Annotated[str, typer.Option(help="Arithmetic inside trial.autocast(): fp32 or bf16.")] = "fp32"
+    dedicated_coordinator: Annotated[bool, typer.Option("--dedicated-coordinator", help="Keep rank 0 free of training.")] = (
+        False
+    )
+    progress: Annotated[bool, typer.Option(help="Show how it is getting on.")] = True
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `command(options, **own)` the common options beside its own, as Typer reads signatures."""
+    hints = get_type_hints(Options, include_extras=True)
+    common = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(Options)
+    ]
+    own_hints = get_type_hints(command, include_extras=True)
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=own_hints[parameter.name])
+        for parameter in list(inspect.signature(command).parameters.values())[1:]
+    ]
+
+    def wrapper(**values: Any) -> None:
+        shared = {field.name: values.pop(field.name) for field in fields(Options)}
+        command(Options(**shared), **values)
+
+    wrapper.__name__ = command.__name__
+    wrapper.__doc__ = command.__doc__
+    parameters = [common[0], *own, *common[1:]]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapper
+
+
+def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
+    """Split NAME=REST.
+
+    Raises:
+        UserError: There is no =, or a name twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts or []:
+        name, equals, rest = text.partition("=")
+        if not equals or not name or not rest:
+            raise UserError(f"{option} {text!r}: write it as NAME=VALUE")
+        if name in found:
+            raise UserError(f"{option} names {name!r} twice")
+        found[name.strip()] = rest.strip()
+    return found
+
+
+def value_of(text: str) -> Any:
+    """A number or truth value where the text is one, else the text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, int | float | str) else text

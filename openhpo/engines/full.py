@@ -1,0 +1,29 @@
+"""Every trial trains to the end: grid, random and quasi-random search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from openhpo.engines.base import Engine, Request
+from openhpo.errors import UserError
+from openhpo.stages import TrialRecord
+
+
+class Full(Engine):
+    """Train every trial for `max_steps` steps.
+
+    Raises:
+        UserError: `max_steps` is no whole number above 0.
+    """
+
+    def __init__(self, max_steps: int) -> None:
+        if not isinstance(max_steps, int) or max_steps < 1:
+            raise UserError(f"the number of steps of a trial has to be a whole number above 0, not {max_steps!r}")
+        self.max_steps = max_steps
+
+    def request(self, trials: Sequence[TrialRecord], more: bool) -> Request | None:
+        return Request(self.max_steps) if more else None
+
+    def definition(self) -> dict[str, Any]:
+        return {"engine": "Full", "max_steps": self.max_steps}

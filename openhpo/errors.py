@@ -1,0 +1,18 @@
+"""The one distinction that every layer needs: a user's mistake is not a bug."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend: the text says what is wrong and what to do.
+
+    Raised anywhere, also in an actor's handler, it ends the run on every rank in order. Command lines print the text
+    without a traceback and exit with status 2.
+    """
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """A hint at the nearest of the known names, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,113 @@
+"""`run`: a study on every rank of an MPI job, or in this process alone."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from openhpo.actors import Actor, launched_size, run_actors
+from openhpo.coordinator import Coordinator
+from openhpo.engines import Engine
+from openhpo.errors import UserError
+from openhpo.launcher import relaunch
+from openhpo.objective import Objective
+from openhpo.place import Place, find_place, share_threads
+from openhpo.progress import choose_view
+from openhpo.protocol import COORDINATOR, TRAINER
+from openhpo.result import Result
+from openhpo.samplers import Sampler
+from openhpo.space import Space
+from openhpo.study import Study
+from openhpo.trainer import Trainer
+from openhpo.training import Trial
+from openhpo.training.devices import PRECISIONS, choose_device
+
+
+def run(
+    train: Callable[[Trial], Any],
+    space: Space,
+    objective: Objective,
+    *,
+    engine: Engine,
+    sampler: Sampler | None = None,
+    trials: int | None = None,
+    study: str | Path = "runs/study",
+    seed: int = 0,
+    ranks: int | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    dedicated_coordinator: bool = False,
+    progress: bool = True,
+    app: str | None = None,
+) -> Result:
+    """Run a study to its end. Under `mpirun` every rank calls this with the same arguments.
+
+    A study that has run to its end is not run again: its result is returned at once.
+
+    Args:
+        train: The training function: a generator that yields a dictionary of metrics a step, or a plain function that
+            calls `trial.report` with it.
+        space: What may be tried.
+        objective: `Minimize(...)` or `Maximize(...)` of a metric that `train` yields.
+        engine: Who trains how long, such as `Full(max_steps=20)`.
+        sampler: What to try next; random search by default.
+        trials: How many; a grid's size when absent.
+        study: The folder of the study file.
+        seed: Decides everything random.
+        ranks: Start this program again under mpiexec with so many ranks, unless it already runs under MPI.
+        device: "auto", "cpu", "cuda" or "hpu".
+        precision: "fp32", or "bf16" for autocast.
+        dedicated_coordinator: Keep rank 0 free of training, where there are others.
+        progress: Show how it is getting on, on standard error of rank 0.
+        app: A name for the training code, part of what identifies the study; its module's name by default.
+
+    Raises:
+        UserError: The arguments make no sense, on whichever rank that is noticed.
+        ActorFailed: A bug, here or on another rank.
+    """
+    if ranks is not None and launched_size() == 1 and ranks > 1:
+        relaunch(ranks, sys.orig_argv[1:])
+    if precision not in PRECISIONS:
+        raise UserError(f"there is no precision {precision!r}: choose {' or '.join(PRECISIONS)}")
+    if not isinstance(space, Space):
+        space = Space(space)
+    folder = Path(study)
+    place = find_place()
+    share_threads(place.threads)
+    identity = {"app": app or getattr(train, "__module__", "app"), "precision": precision}
+
+    def make_study() -> Study:
+        return Study(space, objective, engine=engine, sampler=sampler, trials=trials, seed=seed)
+
+    def cast(rank: int, size: int) -> Mapping[str, Actor]:
+        actors: dict[str, Actor] = {}
+        if rank == COORDINATOR.rank:
+            actors[COORDINATOR.name] = Coordinator(make_study, folder, identity, environment(place), choose_view(progress))
+        if rank != COORDINATOR.rank or not dedicated_coordinator or size == 1:
+            actors[TRAINER] = Trainer(train, choose_device(device, place.local_rank), precision)
+        return actors
+
+    run_actors(cast)
+    return Result(folder)
+
+
+def environment(place: Place) -> dict[str, Any]:
+    """What a run runs on, for its study file: versions, command, host."""
+    found = {"python": platform.python_version(), "host": socket.gethostname(), "command": shlex.join(sys.orig_argv)}
+    for package in ("openhpo", "torch", "numpy", "ConfigSpace", "h5py", "mpi4py"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if place.size > 1:
+        from mpi4py import MPI
+
+        found["mpi"] = MPI.Get_library_version().split(",")[0].split("\n")[0].strip(" \0")
+    return {**found, "folder": os.getcwd(), "ranks": place.size, "ranks_on_node": place.local_size, "threads": place.threads}

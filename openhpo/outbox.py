@@ -1,0 +1,55 @@
+"""Between a training thread, which puts reports in, and the event loop, which takes them out."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+ROOM = 4096  # steps that training may be ahead of the coordinator
+
+
+class Outbox:
+    """Reports of one stage on their way.
+
+    Without a lock: appending to and popping from a deque are atomic, and `wake` may be called once too often, never too
+    rarely.
+
+    Args:
+        wake: Called from the training thread when something lies here after nothing did.
+        room: How many reports may lie here before `put` waits.
+    """
+
+    def __init__(self, wake: Callable[[], None], room: int = ROOM) -> None:
+        self._wake = wake
+        self._room = room
+        self._rows: deque[dict[str, float]] = deque()
+        self._woken = False
+        self._space = threading.Event()
+        self.stopped = False
+
+    def put(self, step: int, metrics: dict[str, float]) -> bool:
+        """Take one step's metrics; wait while there is no room; return whether training should go on."""
+        self._rows.append(metrics)
+        if not self._woken:
+            self._woken = True
+            self._wake()
+        while len(self._rows) >= self._room and not self.stopped:
+            self._space.clear()
+            if len(self._rows) >= self._room and not self.stopped:
+                self._space.wait()
+        return not self.stopped
+
+    def take(self) -> list[dict[str, float]]:
+        """All that lies here, in order."""
+        self._woken = False  # first, so that what comes from now on wakes again
+        rows = []
+        while self._rows:
+            rows.append(self._rows.popleft())
+        self._space.set()
+        return rows
+
+    def stop(self) -> None:
+        """Have training end at its next report."""
+        self.stopped = True
+        self._space.set()

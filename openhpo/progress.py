@@ -1,0 +1,115 @@
+"""Shows how a study is getting on: a bar on a terminal, plain lines in a batch log, nothing where nobody asked."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from openhpo.coordinator import Progress, View
+from openhpo.launcher import TERMINAL
+
+if TYPE_CHECKING:
+    from openhpo.study import Best
+
+
+def choose_view(wanted: bool) -> View:
+    """The view that fits where rank 0's standard error goes.
+
+    A launcher puts a pipe between a rank and the terminal, so OPENHPO_TERMINAL tells when a person watches.
+    """
+    if not wanted:
+        return Silent()
+    columns = os.environ.get(TERMINAL, "")
+    if columns.isdigit():
+        return Bar(int(columns))
+    if sys.stderr.isatty():
+        return Bar(None)
+    return Lines()
+
+
+class Silent:
+    """Shows nothing."""
+
+    period = 1.0
+
+    def show(self, progress: Progress) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Lines:
+    """A line every ten seconds, and one at the end: for batch logs."""
+
+    period = 10.0
+
+    def show(self, progress: Progress) -> None:
+        print(describe(progress), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class Bar:
+    """A line that redraws itself.
+
+    Args:
+        columns: The terminal's width, where it is not this process's own.
+    """
+
+    period = 0.25
+
+    def __init__(self, columns: int | None) -> None:
+        self._columns = columns
+        self._live: Any = None
+
+    def show(self, progress: Progress) -> None:
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        if self._live is None:
+            console = Console(stderr=True, force_terminal=True, width=self._columns)
+            self._live = Live(console=console, auto_refresh=False)
+            self._live.start()
+        line = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=progress.trials, completed=progress.settled, width=20)
+        line.add_row(bar, Text(f"{progress.settled}/{progress.trials} trials, {_facts(progress)}"))
+        self._live.update(Group(line, Text(_best(progress.best), style="bold")), refresh=True)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def describe(progress: Progress) -> str:
+    """One line for a log."""
+    return (
+        f"[{clock(progress.elapsed)}] {progress.settled}/{progress.trials} trials, {_facts(progress)}, {_best(progress.best)}"
+    )
+
+
+def _facts(progress: Progress) -> str:
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    left = f", {clock(progress.left)} left" if progress.left is not None and progress.settled < progress.trials else ""
+    return f"{progress.running} running{failed}, {progress.rate:,.0f} steps/s{left}"
+
+
+def _best(best: Best | None) -> str:
+    if best is None:
+        return "no result yet"
+    return f"best {best.value:.6g} (trial {best.trial}, step {best.step}{'' if best.feasible else ', requirements not met'})"
+
+
+def clock(seconds: float | None) -> str:
+    """Seconds as 0:00:07, or 1d 02:03:04."""
+    whole = round(seconds or 0)
+    days, rest = divmod(whole, 86_400)
+    text = time.strftime("%H:%M:%S", time.gmtime(rest))
+    return f"{days}d {text}" if days else text.removeprefix("0")

@@ -1,0 +1,220 @@
+"""What may be tried: hyperparameters with their ranges, conditions and forbidden combinations, on ConfigSpace.
+
+ConfigSpace is imported at the first decision only: trainers never need it, and it takes a second to import.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from openhpo.errors import UserError, meant
+
+if TYPE_CHECKING:
+    import numpy
+    from ConfigSpace import ConfigurationSpace
+
+Value: TypeAlias = bool | int | float | str
+Config: TypeAlias = dict[str, Any]
+
+ATTEMPTS = 10_000  # draws of a configuration that is not forbidden, before giving up
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real number between two bounds, both included; `log=True` searches its logarithm."""
+
+    bounds: tuple[float, float]
+    log: bool = False
+
+    def check(self) -> None:
+        """Raise UserError where no value is possible."""
+        _check_bounds(self.bounds, self.log)
+
+
+@dataclass(frozen=True)
+class Integer:
+    """A whole number between two bounds, both included; `log=True` searches its logarithm."""
+
+    bounds: tuple[int, int]
+    log: bool = False
+
+    def check(self) -> None:
+        """Raise UserError where no value is possible."""
+        if not all(isinstance(bound, int) and not isinstance(bound, bool) for bound in self.bounds):
+            raise UserError(f"the bounds {self.bounds} of an Integer have to be whole numbers; use Float for others")
+        _check_bounds(self.bounds, self.log)
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """One of several values; `ordered=True` says that neighbours are alike (an ordinal hyperparameter)."""
+
+    choices: Sequence[Value]
+    ordered: bool = False
+
+    def check(self) -> None:
+        """Raise UserError where no value is possible."""
+        if not self.choices:
+            raise UserError("a Categorical needs at least one choice")
+        if len(set(self.choices)) < len(self.choices):
+            raise UserError(f"the choices {list(self.choices)} repeat themselves")
+        for choice in self.choices:
+            if not isinstance(choice, bool | int | float | str):
+                raise UserError(f"the choice {choice!r} is neither a number, a text nor a truth value")
+
+
+Hyperparameter: TypeAlias = Float | Integer | Categorical
+
+
+def _check_bounds(bounds: Sequence[float], log: bool) -> None:
+    if len(bounds) != 2 or not all(isinstance(bound, int | float) and math.isfinite(bound) for bound in bounds):
+        raise UserError(f"the bounds {bounds} have to be two finite numbers")
+    lower, upper = bounds
+    if lower >= upper:
+        raise UserError(f"the lower bound {lower} is not below the upper bound {upper}")
+    if log and lower <= 0:
+        raise UserError(f"with log=True the lower bound has to be above 0, and it is {lower}")
+
+
+class Space:
+    """The set of configurations.
+
+    Args:
+        hyperparameters: By name, each a `Float`, `Integer`, `Categorical`, or a plain value that is the same in every
+            configuration. Or a ConfigSpace `ConfigurationSpace`, which is taken as it is.
+        conditions: By name of a hyperparameter, when it is active: {"momentum": "optimizer == 'sgd'"}. An inactive one is
+            absent from the configuration.
+        forbidden: Combinations that are never tried, each such as "optimizer == 'sgd' and width > 128".
+
+    Raises:
+        UserError: No configuration is possible, or a condition does not make sense.
+    """
+
+    def __init__(
+        self,
+        hyperparameters: Mapping[str, Hyperparameter | Value] | ConfigurationSpace,
+        *,
+        conditions: Mapping[str, str] | None = None,
+        forbidden: Sequence[str] = (),
+    ) -> None:
+        self.conditions = dict(conditions or {})
+        self.forbidden = (forbidden,) if isinstance(forbidden, str) else tuple(forbidden)
+        self.hyperparameters: dict[str, Hyperparameter] = {}
+        self.fixed: Config = {}
+        self._given: ConfigurationSpace | None = None
+        if not isinstance(hyperparameters, Mapping) or hasattr(hyperparameters, "sample_configuration"):
+            self._take_configspace(hyperparameters)
+            return
+        for name, item in hyperparameters.items():
+            if isinstance(item, Float | Integer | Categorical):
+                try:
+                    item.check()
+                except UserError as error:
+                    raise UserError(f"hyperparameter {name!r}: {error}") from None
+                self.hyperparameters[name] = item
+            elif isinstance(item, bool | int | float | str):
+                self.fixed[name] = item
+            else:
+                raise UserError(f"hyperparameter {name!r}: {item!r} is no Float, Integer, Categorical or plain value")
+        if not self.hyperparameters and not self.fixed:
+            raise UserError("the space is empty: it needs at least one hyperparameter")
+        for name in self.conditions:
+            if name not in self.hyperparameters:
+                raise UserError(
+                    f"there is a condition for {name!r}, but no such hyperparameter.{meant(name, self.hyperparameters)}"
+                )
+
+    def _take_configspace(self, given: Any) -> None:
+        from openhpo.configspace import hyperparameters_of
+
+        self._given = given
+        self.hyperparameters, self.fixed = hyperparameters_of(given)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All hyperparameters, fixed ones included."""
+        return (*self.hyperparameters, *(name for name in self.fixed if name not in self.hyperparameters))
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The hyperparameters that are searched, in the order they were given."""
+        return tuple(name for name in self.hyperparameters if name not in self.fixed)
+
+    def fix(self, values: Mapping[str, Any]) -> Space:
+        """This space with some hyperparameters fixed.
+
+        Raises:
+            UserError: There is no such hyperparameter, or it may not have that value.
+        """
+        fixed = Space.__new__(Space)
+        fixed.__dict__.update(self.__dict__, fixed={**self.fixed, **values})
+        for name, value in values.items():
+            if name not in self.names:
+                raise UserError(
+                    f"there is no hyperparameter {name!r}; there are {', '.join(self.names)}.{meant(name, self.names)}"
+                )
+            if name in self.hyperparameters and not self.rules.legal(name, value):
+                raise UserError(f"{name} cannot be {value!r}: it is {self.hyperparameters[name]}")
+        return fixed
+
+    @cached_property
+    def rules(self) -> Any:
+        """ConfigSpace's view of this space: values, activity, forbidden combinations."""
+        from openhpo.configspace import Rules
+
+        return Rules(self.hyperparameters, self.conditions, self.forbidden, self._given)
+
+    def configuration(self, values: Mapping[str, Any]) -> Config | None:
+        """Complete values of the free hyperparameters to a configuration.
+
+        Args:
+            values: At least those of the active ones.
+
+        Returns:
+            The active hyperparameters and the fixed values, or None where the combination is forbidden.
+        """
+        config: Config = self.rules.active({**values, **self.fixed})
+        if self.rules.forbids(config):
+            return None
+        return {
+            name: config[name] if name in config else self.fixed[name]
+            for name in self.names
+            if name in config or name not in self.hyperparameters
+        }
+
+    def from_unit(self, point: Sequence[float]) -> Config | None:
+        """The configuration at a point of the unit cube, one coordinate a free hyperparameter; None where forbidden."""
+        return self.configuration({name: self.rules.value(name, u) for name, u in zip(self.free, point, strict=True)})
+
+    def sample(self, rng: numpy.random.Generator) -> Config:
+        """A random configuration.
+
+        Raises:
+            UserError: Practically every configuration is forbidden.
+        """
+        for _ in range(ATTEMPTS):
+            config = self.from_unit(rng.random(len(self.free)).tolist())
+            if config is not None:
+                return config
+        raise UserError(f"of {ATTEMPTS:,} random configurations every one was forbidden; loosen {list(self.forbidden)}")
+
+    def definition(self) -> dict[str, Any]:
+        """What identifies this space, in plain JSON."""
+        described = {
+            name: {
+                "type": type(item).__name__,
+                **{key: list(v) if isinstance(v, tuple | list) else v for key, v in vars(item).items()},
+            }
+            for name, item in self.hyperparameters.items()
+        }
+        return {
+            "hyperparameters": described,
+            "fixed": self.fixed,
+            "conditions": self.conditions,
+            "forbidden": list(self.forbidden),
+            **({"configspace": self._given.to_serialized_dict()} if self._given is not None else {}),
+        }
