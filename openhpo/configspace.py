@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -49,6 +50,7 @@ class Rules:
         given: cs.ConfigurationSpace | None,
     ) -> None:
         self._choices = {name: item.choices for name, item in hyperparameters.items() if isinstance(item, Categorical)}
+        self._integers = {name: item for name, item in hyperparameters.items() if isinstance(item, Integer)}
         self.space = _build(hyperparameters, conditions) if given is None else given
         self._items = {name: self.space[name] for name in self.space}
         self._conditions: dict[str, list[Any]] = {}
@@ -71,8 +73,13 @@ class Rules:
             choices = self._choices[name]
             weights = getattr(item, "probabilities", None)
             return choices[_weighted(weights, unit) if weights is not None else int(unit * len(choices))]
-        value = item.to_value(unit)
-        return value.item() if hasattr(value, "item") else value
+        if name in self._integers:
+            return _whole(self._integers[name], unit)
+        return self.between(name, unit)
+
+    def between(self, name: str, fraction: float) -> Any:
+        """The value of a number at a fraction of its range, from its lower bound at 0 to its upper at 1."""
+        return _plain(self._items[name].to_value(fraction))
 
     def active(self, values: Mapping[str, Any]) -> Config:
         """Of the values, those whose conditions hold; parents come before children."""
@@ -107,6 +114,17 @@ def _applies(clause: Any, config: Config) -> bool:
     if hasattr(clause, "hyperparameter"):
         return clause.hyperparameter.name in config
     return clause.left.name in config and clause.right.name in config
+
+
+def _whole(item: Integer, unit: float) -> int:
+    """A whole number such that all are equally likely, or as likely as their logarithms' distances."""
+    lower, upper = item.bounds
+    if item.log:
+        low, high = math.log(lower - 0.5), math.log(upper + 0.5)
+        value = round(math.exp(low + unit * (high - low)))
+    else:
+        value = lower + int(unit * (upper - lower + 1))
+    return max(lower, min(upper, value))
 
 
 def _weighted(weights: Any, unit: float) -> int:

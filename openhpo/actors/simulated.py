@@ -66,6 +66,15 @@ class Simulation:
         Raises:
             Stuck: Nothing is left to happen, or the virtual time `until` is reached, and actors are still there.
         """
+        try:
+            return self._run(until)
+        except BaseException as error:
+            for loop in self.loops:
+                loop.failure = error
+                loop.stop_here()
+            raise
+
+    def _run(self, until: float) -> dict[Address, Actor]:
         cast = [dict(self._actors(rank, self.size)) for rank in range(self.size)]
         for loop, actors in zip(self.loops, cast, strict=True):
             loop.start(actors)
@@ -103,10 +112,13 @@ class Simulation:
         copies = [numpy.frombuffer(buffer, numpy.uint8).copy() for buffer in buffers]
         size = len(data) + sum(copy.size for copy in copies)
         time = self.time + self._latency + self._random.random() * self._jitter + size / self._bandwidth
-        # never before what this pair sent earlier, and never at the same time, where a tie would be drawn
-        time = max(time, math.nextafter(self._last.get((source, rank), 0.0), math.inf))
-        self._last[source, rank] = time
-        self._arrive(rank, (source, data, copies), time)
+        self._arrive(rank, (source, data, copies), self._after_last((source, rank), time))
+
+    def _after_last(self, pair: tuple[int, int], time: float) -> float:
+        """Never before what this pair sent earlier, and never at the same time, where a tie would be drawn."""
+        time = max(time, math.nextafter(self._last.get(pair, 0.0), math.inf))
+        self._last[pair] = time
+        return time
 
     def _arrive(self, rank: int, arrival: Frame | Lost, time: float) -> None:
         loop = self.loops[rank]
@@ -137,7 +149,8 @@ class Simulation:
             loop.take_post(name, message)
             self._step(loop)
 
-        self.at(self.time, event)
+        here = loop.transport.rank
+        self.at(self._after_last((here, here), self.time), event)
 
     def submit(self, task: Callable[[], None], /) -> None:
         self.at(self.time, task)

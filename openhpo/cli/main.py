@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-import click
 import typer
 
 from openhpo.cli.inspect import best, status
@@ -60,13 +59,25 @@ def _run(command: Callable[[], object]) -> NoReturn:
         status = command()
     except UserError as error:
         _refuse(f"error: {error}")
-    except click.exceptions.Abort:
+    except typer.Abort:
         sys.exit(130)
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        hint = f"\nTry '{context.command_path} --help'." if context is not None else ""
-        _refuse(f"error: {error.format_message()}{hint}")
+    except Exception as error:
+        _refuse(_usage_error(error))
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _usage_error(error: Exception) -> str:
+    """What to say of an error in the command line; any other exception is a bug, and goes on up.
+
+    Known by its method: Typer's class for it is Click's in some versions, and its own private one in others.
+    """
+    if not hasattr(error, "format_message"):
+        raise error
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return str(error.format_message())
+    hint = f"\nTry '{context.command_path} --help'." if context is not None else ""
+    return f"error: {error.format_message()}{hint}"
 
 
 def _refuse(text: str) -> NoReturn:

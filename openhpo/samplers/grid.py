@@ -106,6 +106,6 @@ def _all_values(name: str, item: Hyperparameter) -> list[Value]:
 
 def _spread(space: Space, name: str, count: int) -> list[Value]:
     if count == 1:
-        return [space.rules.value(name, 0.5)]
-    values = [space.rules.value(name, index / (count - 1)) for index in range(count)]
+        return [space.rules.between(name, 0.5)]
+    values = [space.rules.between(name, index / (count - 1)) for index in range(count)]
     return list(dict.fromkeys(values))  # a narrow Integer has fewer values than were asked for

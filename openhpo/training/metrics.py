@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from openhpo.errors import UserError
@@ -17,29 +18,32 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
         UserError: What was yielded is no dictionary, or one of its values is no number.
     """
     if not isinstance(metrics, Mapping):
-        raise UserError(f"train yielded {metrics!r}, and it has to yield a dictionary such as {{'val_loss': 0.3}}")
+        raise UserError(f"train yielded {_short(metrics)}, and it has to yield a dictionary such as {{'val_loss': 0.3}}")
     found: dict[str, float] = {}
     for name, value in metrics.items():
-        kind = type(value)
-        if kind is float:
-            found[name] = value
-        else:
-            found[name] = _number(name, value)
-        if len(name) > LONGEST_NAME:
-            raise UserError(f"the metric's name {name!r} is longer than {LONGEST_NAME} characters")
+        _check_name(name)
+        found[name] = value if type(value) is float else _number(name, value)
     return found
 
 
-def _number(name: Any, value: Any) -> float:
-    if not isinstance(name, str) or not name.isascii() or not name:
-        raise UserError(f"train yielded a metric named {name!r}, and a name has to be an ASCII text")
+@cache
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not 0 < len(name.encode()) <= LONGEST_NAME:
+        raise UserError(f"train yielded a metric named {name!r}, and a name has to be a text of 1 to {LONGEST_NAME} bytes")
+
+
+def _number(name: str, value: Any) -> float:
     if not isinstance(value, str | bytes):
         try:
             return float(value.item() if hasattr(value, "item") else value)
         except (TypeError, ValueError, RuntimeError):
             pass
-    shown = repr(value)
     raise UserError(
-        f"the metric {name!r} is no number: train yielded {shown[:60]}{'…' if len(shown) > 60 else ''} "
-        f"({type(value).__name__}). Yield a float, such as loss.item()."
+        f"the metric {name!r} is no number: train yielded {_short(value)} ({type(value).__name__}). "
+        "Yield a float, such as loss.item()."
     )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"

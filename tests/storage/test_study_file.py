@@ -1,0 +1,172 @@
+"""The study file by itself: what is written is read, whatever the order, and damage is named."""
+
+import h5py
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import openhpo as hpo
+from openhpo.storage import StudyWriter, read, schema
+
+DEFINITION = {
+    "app": "x",
+    "objective": {"direction": "minimize", "metric": "loss", "require": [], "derived": {}},
+    "trials": 9,
+}
+
+
+def writer(folder):
+    return StudyWriter(folder, DEFINITION, {"python": "3"})
+
+
+batches = st.lists(
+    st.tuples(
+        st.integers(0, 4),  # the trial
+        st.integers(1, 30),  # steps in the batch
+        st.lists(st.sampled_from(["loss", "accuracy", "time"]), min_size=1, unique=True),
+        st.booleans(),  # flush after it
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(batches)
+def test_whatever_is_reported_in_whatever_batches_is_read_back(tmp_path_factory, parts):
+    folder = tmp_path_factory.mktemp("study")
+    file = writer(folder)
+    expected: dict[str, dict[tuple[int, int], float]] = {}
+    steps = [0] * 5
+    for trial in range(5):
+        file.trial(trial, 3, {"lr": 0.1 * trial}, 0.0)
+    for trial, count, names, flush in parts:
+        values = numpy.random.default_rng(steps[trial]).random((count, len(names)))
+        file.reports(trial, trial, steps[trial] + 1, names, values, 1.0)
+        for row in range(count):
+            for column, name in enumerate(names):
+                expected.setdefault(name, {})[trial, steps[trial] + row] = values[row, column]
+        steps[trial] += count
+        if flush:
+            file.flush()
+    file.close()
+    result = hpo.load(folder)
+    assert result.configs == [{"lr": 0.1 * trial} for trial in range(5)]
+    assert set(result.metrics) == set(expected)
+    for name, values in expected.items():
+        curves = result.curves(name)
+        assert curves.shape == (5, max(steps))
+        assert {(t, s): v for (t, s), v in numpy.ndenumerate(curves) if not numpy.isnan(v)} == values
+
+
+def test_a_reader_sees_what_was_flushed_while_the_writer_goes_on(tmp_path):
+    file = writer(tmp_path)
+    file.trial(0, 0, {"text": "ü" * 1000}, 0.0)
+    file.reports(0, 0, 1, ["loss"], numpy.array([[0.5]]), 0.0)
+    assert len(read(tmp_path).reports) == 0
+    file.flush()
+    assert hpo.load(tmp_path).configs == [{"text": "ü" * 1000}]
+    file.reports(0, 0, 2, ["loss", "late"], numpy.array([[0.25, 1.0]]), 0.0)
+    file.flush()
+    tables = read(tmp_path)
+    assert tables.metrics == ["loss", "late"]
+    assert numpy.array_equal(tables.values, [[0.5, numpy.nan], [0.25, 1.0]], equal_nan=True)
+    file.close()
+
+
+def test_a_writer_never_overwrites_a_study(tmp_path):
+    writer(tmp_path).close()
+    with pytest.raises(hpo.UserError, match="cannot be written"):
+        writer(tmp_path)
+
+
+def test_discarding_leaves_what_was_there_before(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    writer(tmp_path).discard()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    writer(tmp_path / "new").discard()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_of_another_program_or_version_is_refused(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w"):
+        pass
+    with pytest.raises(hpo.UserError, match="no study of openhpo"):
+        hpo.load(tmp_path / "other.h5")
+    writer(tmp_path).close()
+    with h5py.File(tmp_path / schema.FILE, "r+") as file:
+        file.attrs["openhpo"] = 99
+    with pytest.raises(hpo.UserError, match="version 99"):
+        hpo.load(tmp_path)
+
+
+def test_a_metric_that_nobody_reported_is_named(tmp_path):
+    file = writer(tmp_path)
+    file.reports(0, 0, 1, ["val_loss"], numpy.array([[0.5]]), 0.0)
+    file.close()
+    with pytest.raises(hpo.UserError, match="reported: val_loss. Did you mean 'val_loss'"):
+        hpo.load(tmp_path).curves("val_los")
+
+
+@pytest.fixture
+def study(tmp_path):
+    def train(trial):
+        while True:
+            if trial.number == 1 and trial.step == 2:
+                raise RuntimeError("on purpose")
+            yield {"loss": trial["x"] / trial.step, "accuracy": trial.step / 4}
+
+    space = hpo.Space(
+        {"x": hpo.Float((1.0, 2.0)), "kind": hpo.Categorical(["a", "b"]), "y": hpo.Integer((1, 9)), "k": True},
+        conditions={"y": "kind == 'a'"},
+    )
+    return hpo.run(
+        train,
+        space,
+        hpo.Minimize("loss", require="accuracy <= 0.75"),
+        engine=hpo.Full(4),
+        trials=8,
+        study=tmp_path / "study",
+        progress=False,
+    )
+
+
+def test_tables_are_record_arrays_with_a_column_a_hyperparameter(study):
+    trials = study.table("trials")
+    assert trials["state"].tolist() == ["done", "failed", *["done"] * 6]
+    assert trials["steps"].tolist() == [4, 1, *[4] * 6]
+    assert trials["best_step"].tolist() == [3, 1, *[3] * 6]
+    assert trials["value"][0] == pytest.approx(trials["x"][0] / 3)
+    active = trials["kind"] == "a"
+    assert numpy.array_equal(numpy.isnan(trials["y"]), ~active)
+    assert study.table("reports")["loss"].shape == (29,)
+    assert set(study.table("events")["kind"]) >= {"study_started", "stage_ended", "stage_failed", "study_finished"}
+    assert len(study.table("stages")) == 8
+
+
+def test_tables_are_data_frames_where_pandas_is_installed(study, monkeypatch):
+    import importlib.util
+    import sys
+    import types
+
+    stand_in = types.ModuleType("pandas")
+    stand_in.DataFrame = dict
+    monkeypatch.setitem(sys.modules, "pandas", stand_in)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: stand_in if name == "pandas" else find(name))
+    assert list(study.to_dataframe())[:4] == ["trial", "state", "steps", "value"]
+
+
+def test_the_best_is_feasible_and_comes_with_its_curve_and_metrics(study):
+    best = study.best
+    assert best.feasible
+    assert best.step == 3
+    assert best.curve == pytest.approx([best.config["x"] / step for step in (1, 2, 3, 4)])
+    assert study.metrics_at(best.trial, 3)["accuracy"] == 0.75
+    assert [one.value for one in study.top(3)] == sorted(one.value for one in study.top(8))[:3]
+
+
+def test_failures_carry_their_traceback_and_rank(study):
+    (failure,) = study.failures
+    assert (failure["trial"], failure["rank"], failure["step"]) == (1, 0, 1)
+    assert failure["traceback"].rstrip().endswith("RuntimeError: on purpose")

@@ -1,0 +1,174 @@
+"""The commands, as a stranger meets them."""
+
+import json
+import os
+import re
+import sys
+
+import pytest
+
+from openhpo.launcher import LAUNCHER, TERMINAL, find_launcher
+from openhpo.place import OURS, THREAD_VARIABLES, share_threads
+
+from .conftest import ROOT, finished
+
+BRANIN = str(ROOT / "apps/branin.py")
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["run", "grid"], ["run", "random"], ["run", "sobol"], ["best"], ["status"], ["doctor"]]
+)
+def test_every_command_explains_itself(command, openhpo):
+    done = openhpo(*command, "--help")
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+    assert len(done.stdout.splitlines()) > 8
+
+
+@pytest.mark.parametrize("what", ["import openhpo", "import sys; sys.argv = ['openhpo', '--help']; import openhpo.__main__"])
+def test_the_package_and_its_help_import_nothing_heavy(what):
+    heavy = ["torch", "h5py", "scipy", "ConfigSpace", "mpi4py", "sklearn", "matplotlib"]
+    check = f"import atexit, sys\natexit.register(lambda: print('loaded', [m for m in {heavy} if m in sys.modules]))\n{what}"
+    done = finished([sys.executable, "-c", check])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded []"
+
+
+def test_best_and_status_tell_what_a_study_found(openhpo):
+    openhpo("run", "sobol", BRANIN, "--trials", "16", "--study", "study")
+    shown = openhpo("best", "study").stdout
+    as_json = json.loads(openhpo("best", "study", "--json").stdout)["best"][0]
+    assert f"trial {as_json['trial']} at step 20, minimize loss" in shown
+    assert f"{as_json['value']:.6g}" in shown
+    assert set(as_json["config"]) == {"x", "y"}
+    assert len(json.loads(openhpo("best", "study", "--top", "5", "--json").stdout)["best"]) == 5
+    assert openhpo("best", "study", "--top", "3").stdout.count("│ ") >= 9
+    status = openhpo("status", "study").stdout
+    assert "finished" in status
+    assert "16 done, 0 running, 0 failed, of 16" in status
+    assert json.loads(openhpo("status", "study", "--json").stdout)["steps"] == 320
+
+
+def test_a_batch_log_gets_plain_lines(openhpo):
+    done = openhpo("run", "random", BRANIN, "--trials", "4", "--study", "study")
+    assert re.search(
+        r"^\[0:00:\d\d\] 4/4 trials, 0 running, [\d,]+ steps/s, best [\d.]+ \(trial \d, step 20\)$", done.stderr, re.MULTILINE
+    )
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_terminal_gets_a_bar(openhpo):
+    done = openhpo("run", "random", BRANIN, "--trials", "4", "--study", "study", **{TERMINAL: "100"})
+    assert "━" in done.stderr
+    assert "4/4 trials" in done.stderr
+
+
+def test_progress_can_be_turned_off(openhpo):
+    assert openhpo("run", "random", BRANIN, "--trials", "4", "--study", "study", "--no-progress").stderr == ""
+
+
+def test_the_command_line_overrides_the_app(openhpo):
+    command = [
+        "run",
+        "random",
+        BRANIN,
+        "--trials",
+        "4",
+        "--steps",
+        "3",
+        "--set",
+        "x=1",
+        "--maximize",
+        "wide",
+        "--require",
+        "loss < 1000",
+    ]
+    done = openhpo(*command, "--derive", "wide=2 * loss", "--study", "study", "--json")
+    best = json.loads(done.stdout)["best"][0]
+    assert best["config"]["x"] == 1
+    assert best["value"] == pytest.approx(2 * best["metrics"]["loss"])
+
+
+def test_a_grid_on_the_command_line_takes_counts_values_and_single_values(openhpo):
+    done = openhpo("run", "grid", BRANIN, "--axis", "x=3", "--axis", "y=5,", "--steps", "1", "--study", "study", "--json")
+    assert json.loads(done.stdout)["trials"] == 3
+
+
+def test_an_app_may_be_a_module(openhpo, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/app.py").write_text((ROOT / "apps/branin.py").read_text())
+    assert openhpo("run", "random", "mine.app", "--trials", "2").returncode == 0
+    assert (tmp_path / "runs/app-random/study.h5").exists()
+
+
+def test_an_app_that_lacks_one_of_its_own_imports_shows_which(openhpo, tmp_path):
+    (tmp_path / "app.py").write_text("import not_installed_anywhere\n")
+    done = openhpo("run", "random", "app", "--trials", "2")
+    assert done.returncode == 1
+    assert "ModuleNotFoundError: No module named 'not_installed_anywhere'" in done.stderr
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_doctor_reports_every_rank(mpi, ranks, tmp_path):
+    done = mpi.run(ranks, "-m", "openhpo", "doctor", "--study", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    names = {"openmpi": "Open MPI", "mpich": "MPICH"}
+    for said in (
+        names[mpi.name],
+        "thread level",
+        "ULFM",
+        "HDF5",
+        "file locks",
+        "ranks per node",
+        f"{ranks - 1} of {ranks}",
+        "cpu",
+    ):
+        assert said in done.stdout, said
+
+
+def test_doctor_sees_ulfm_where_it_is_on(mpi, tmp_path):
+    if mpi.name != "openmpi":
+        pytest.skip("an option of Open MPI")
+    done = mpi.run(2, "-m", "openhpo", "doctor", "--study", str(tmp_path), options=("--with-ft", "ulfm"))
+    assert re.search(r"ULFM\s+yes", done.stdout)
+
+
+def test_the_grid_driver_prints_its_points_and_draws_two_axes(tmp_path):
+    command = [sys.executable, str(ROOT / "drivers/grid.py"), BRANIN, "--axis", "x=3", "--axis", "y=0,7.5,15", "--steps", "2"]
+    done = finished([*command, "--study", str(tmp_path / "study"), "--x", "y", "--y", "x"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done") == 9
+    picture = tmp_path / "study/grid.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 5000
+    wrong = finished([*command, "--study", str(tmp_path / "study"), "--x", "z"])
+    assert wrong.returncode == 2
+    assert "the heat map cannot show 'z': the grid varies x, y" in wrong.stderr
+
+
+def test_threads_are_shared_unless_the_user_chose(monkeypatch):
+    for name in (*THREAD_VARIABLES, OURS):
+        monkeypatch.delenv(name, raising=False)
+    share_threads(3)
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    share_threads(2)  # ours may change
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    monkeypatch.delenv(OURS)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    share_threads(2)
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_any_launcher_can_be_named():
+    assert find_launcher({LAUNCHER: "srun --mpi=pmix", "PATH": ""}) == ["srun", "--mpi=pmix"]
+
+
+def test_a_launcher_of_another_mpi_is_noticed(tmp_path):
+    environment = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}
+    done = finished(
+        [sys.executable, "-m", "openhpo", "run", "random", BRANIN, "--trials", "2", "--study", "s"],
+        environment={**environment, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "the launcher started 4 ranks, but MPI sees 1" in done.stderr
