@@ -64,6 +64,9 @@ class View(Protocol):
     def show(self, progress: Progress) -> None:
         """Called once a period, and when the study ends."""
 
+    def note(self, text: str) -> None:
+        """Say something that is not progress."""
+
     def close(self) -> None:
         """The study has ended, well or not."""
 
@@ -106,12 +109,14 @@ class Coordinator(Actor):
         definition = {**self._identity, **self._study.definition()}
         if (self._folder / schema.FILE).exists():
             check_same(self._folder, definition)
+            self._view.note(f"{self._folder} holds this study, finished; nothing is left to run")
             self.stop_all()
             return
         self._writer = StudyWriter(self._folder, definition, self._environment)
         self._began = self.now()
         self._writer.event(schema.STARTED, 0.0)
         self._writer.flush()
+        self._view.show(self._progress())
         self.after(min(FLUSH_SECONDS, self._view.period), Tick())
 
     def on_stop(self) -> None:

@@ -37,6 +37,9 @@ class Silent:
     def show(self, progress: Progress) -> None:
         pass
 
+    def note(self, text: str) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -48,6 +51,9 @@ class Lines:
 
     def show(self, progress: Progress) -> None:
         print(describe(progress), file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         pass
@@ -82,6 +88,9 @@ class Bar:
         line.add_row(bar, Text(f"{progress.settled}/{progress.trials} trials, {_facts(progress)}"))
         self._live.update(Group(line, Text(_best(progress.best), style="bold")), refresh=True)
 
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
     def close(self) -> None:
         if self._live is not None:
             self._live.stop()
@@ -97,7 +106,9 @@ def describe(progress: Progress) -> str:
 
 def _facts(progress: Progress) -> str:
     failed = f", {progress.failed} failed" if progress.failed else ""
-    left = f", {clock(progress.left)} left" if progress.left is not None and progress.settled < progress.trials else ""
+    if progress.settled == progress.trials:
+        return f"{progress.steps:,} steps in {clock(progress.elapsed)}{failed}"
+    left = f", {clock(progress.left)} left" if progress.left is not None else ""
     return f"{progress.running} running{failed}, {progress.rate:,.0f} steps/s{left}"
 
 

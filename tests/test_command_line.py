@@ -52,7 +52,7 @@ def test_best_and_status_tell_what_a_study_found(openhpo):
 def test_a_batch_log_gets_plain_lines(openhpo):
     done = openhpo("run", "random", BRANIN, "--trials", "4", "--study", "study")
     assert re.search(
-        r"^\[0:00:\d\d\] 4/4 trials, 0 running, [\d,]+ steps/s, best [\d.]+ \(trial \d, step 20\)$", done.stderr, re.MULTILINE
+        r"^\[0:00:\d\d\] 4/4 trials, 80 steps in 0:00:\d\d, best [\d.]+ \(trial \d, step 20\)$", done.stderr, re.MULTILINE
     )
     assert "\x1b" not in done.stdout + done.stderr
 
@@ -172,3 +172,16 @@ def test_a_launcher_of_another_mpi_is_noticed(tmp_path):
     )
     assert done.returncode == 2
     assert "the launcher started 4 ranks, but MPI sees 1" in done.stderr
+
+
+def test_the_app_in_readme_runs_as_shown(openhpo, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    app, script = [block for block in blocks if "def train(trial)" in block][0], [b for b in blocks if "hpo.run(" in b][0]
+    (tmp_path / "my_app.py").write_text(app)
+    done = openhpo("run", "random", "my_app.py", "--trials", "8", "--json")
+    assert json.loads(done.stdout)["best"][0]["value"] < 0.3
+    assert openhpo("run", "grid", "my_app.py", "--axis", "lr=4", "--axis", "degree=3,6,9").returncode == 0
+    (tmp_path / "my_study.py").write_text(script)
+    done = finished([sys.executable, "my_study.py"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "(64, 200)" in done.stdout

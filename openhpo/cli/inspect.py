@@ -152,7 +152,7 @@ def _show_one(out: Any, result: Result, found: Best) -> None:
     out.print(table)
     metrics = result.metrics_at(found.trial, found.step)
     out.print("  " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()), style="bold green")
-    out.print(f"study: {result.path}", markup=False, soft_wrap=True)
+    out.print(f"study: {result.path} (openhpo best {result.path} --top 5 shows more)", markup=False, soft_wrap=True)
 
 
 def _short(value: Any) -> str:
