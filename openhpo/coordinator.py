@@ -158,6 +158,7 @@ class Coordinator(Actor):
             if stage is None:
                 break
             self.send(self._idle.popleft(), Train(stage))
+            self.flush()  # the trainer need not wait for the file's rows
             self._stages[stage.id] = stage
             time = self._time()
             if stage.start == 0:

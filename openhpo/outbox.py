@@ -17,11 +17,13 @@ class Outbox:
 
     Args:
         wake: Called from the training thread when something lies here after nothing did.
+        last: The last step, for which nobody is woken: the end of the training, which follows, does that.
         room: How many reports may lie here before `put` waits.
     """
 
-    def __init__(self, wake: Callable[[], None], room: int = ROOM) -> None:
+    def __init__(self, wake: Callable[[], None], last: int = 0, room: int = ROOM) -> None:
         self._wake = wake
+        self._last = last
         self._room = room
         self._rows: deque[dict[str, float]] = deque()
         self._woken = False
@@ -31,7 +33,7 @@ class Outbox:
     def put(self, step: int, metrics: dict[str, float]) -> bool:
         """Take one step's metrics; wait while there is no room; return whether training should go on."""
         self._rows.append(metrics)
-        if not self._woken:
+        if not self._woken and step != self._last:
             self._woken = True
             self._wake()
         while len(self._rows) >= self._room and not self.stopped:

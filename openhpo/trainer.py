@@ -67,7 +67,7 @@ class Trainer(Actor):
         self._stage = message.stage
         self._sent = message.stage.start
         self._waiting = False
-        self._outbox = Outbox(self._wake)
+        self._outbox = Outbox(self._wake, message.stage.stop)
         self.work(self._run, message.stage, self._outbox)
 
     def _run(self, stage: Stage, outbox: Outbox) -> None:

@@ -110,6 +110,10 @@ class Actor:
         else:
             outgoing.add(encode(message))
 
+    def flush(self) -> None:
+        """Let what this handler has sent so far leave now, where it has more to do before it returns."""
+        self._loop.flush()
+
     def after(self, seconds: float, message: Message | Notice) -> Timer:
         """Deliver `message` to this actor itself after that time; `cancel()` on what is returned takes it back."""
         return self._loop.after(self.address.name, seconds, message)

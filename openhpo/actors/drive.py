@@ -16,31 +16,27 @@ from openhpo.actors.messages import Message, Notice
 PostQueue: TypeAlias = "queue.SimpleQueue[tuple[EventLoop, str, Message | Notice]]"
 
 SPIN = 1e-4  # seconds of looking without a sleep first: the shortest sleep takes about as long, and gives the core away
-SHORTEST = 1e-6  # seconds; the first sleep
-GROWTH = 1.2  # gentle: an answer is likeliest soon after a question
-LONGEST = 1e-3  # seconds; the longest sleep
-QUIET, LONGEST_WHEN_QUIET = 1.0, 2e-3  # seconds; after that long without work: a sleep costs some 20 µs, so below 2 % of a core
+PART = 0.02  # then sleep for this part of the time that has been quiet, so a message waits for 1 % of it on average
+SHORTEST, LONGEST = 1e-6, 1e-3  # seconds
+QUIET, LONGEST_WHEN_QUIET = 1.0, 2e-3  # seconds; after that long: a sleep costs some 20 µs, so this stays below 2 % of a core
 
 
 class Backoff:
-    """How long an idle loop may sleep: not at all at first, then longer each time, until work resets it."""
+    """How long an idle loop may sleep: not at all at first, then the longer, the longer it has been quiet."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
+        """There was work."""
         self._worked = time.monotonic()
-        self._seconds = SHORTEST
 
     def spinning(self) -> bool:
         return time.monotonic() - self._worked < SPIN
 
     def next(self) -> float:
-        if self._seconds < LONGEST:
-            self._seconds *= GROWTH
-        elif time.monotonic() - self._worked > QUIET:
-            return LONGEST_WHEN_QUIET
-        return self._seconds
+        quiet = time.monotonic() - self._worked
+        return min(max(PART * quiet, SHORTEST), LONGEST if quiet < QUIET else LONGEST_WHEN_QUIET)
 
 
 class WorkerThreads:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from openhpo.actors.actor import Actor
 
 BURST = 64  # frames handled before timers and worker threads get their turn
+SOONEST = 1e-9  # seconds; a timer never fires at the moment it is set, so virtual time goes on whatever actors do
 PACK = 256  # messages in one frame at most
 HERE = "(event loop)"
 
@@ -173,7 +174,7 @@ class EventLoop:
             self.transport.send(rank, data, buffers)
 
     def after(self, name: str, seconds: float, message: Message | Notice) -> Timer:
-        time = self.transport.now() + seconds
+        time = self.transport.now() + max(seconds, SOONEST)
         timer = Timer(name, message)
         heapq.heappush(self._timers, (time, next(self._count), timer))
         self.transport.wake_at(time)
@@ -236,14 +237,15 @@ class EventLoop:
         return True
 
     def _take_timers(self) -> bool:
-        worked = False
-        while self._timers and self._timers[0][0] <= self.transport.now():
-            timer = heapq.heappop(self._timers)[2]
+        now, due = self.transport.now(), []
+        while self._timers and self._timers[0][0] <= now:
+            due.append(heapq.heappop(self._timers)[2])
+        # only those that are due already: one that renews itself at once must not keep messages waiting
+        for timer in due:
             if not timer.cancelled:
                 self._hand_over(timer.name, timer.message)
                 self.flush()
-                worked = True
-        return worked
+        return bool(due)
 
     def _take_frame(self, source: int, data: memoryview | bytes, buffers: list[Any]) -> None:
         body = data[0] + 1

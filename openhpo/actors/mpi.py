@@ -147,14 +147,17 @@ class MpiTransport:
         status = self._status
         try:
             if self._matched:
+                # twice, because the first often only takes in what the second then finds
                 message = self._control.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+                message = message or self._control.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
                 if message is None:
                     return None
                 count = status.Get_count(MPI.BYTE)
                 room = self._room if count <= ROOM else bytearray(count)
                 message.Recv([room, count, MPI.BYTE])
             else:
-                if not self._control.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status):
+                found = self._control.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+                if not (found or self._control.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)):
                     return None
                 count = status.Get_count(MPI.BYTE)
                 room = self._room if count <= ROOM else bytearray(count)

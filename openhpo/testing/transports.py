@@ -247,6 +247,22 @@ class TransportContract:
             assert clock.heard == ["first", "second", "third"]
             assert clock.took >= 0.03
 
+    def test_a_timer_that_renews_itself_does_not_keep_messages_waiting(self, play: Play, size: int) -> None:
+        class Restless(Actor):
+            def on_start(self) -> None:
+                self.after(0.0, Nudge("again"))
+                self.send(Address((self.rank + 1) % self.size, "restless"), Number(0))
+
+            @handles(Nudge)
+            def on_nudge(self, message: Nudge, sender: Address) -> None:
+                self.after(0.0, Nudge("again"))
+
+            @handles(Number)
+            def on_number(self, message: Number, sender: Address) -> None:
+                self.stop()
+
+        play(lambda rank, size: {"restless": Restless()})
+
     def test_work_comes_back_as_a_message(self, play: Play, size: int) -> None:
         class Working(Actor):
             def __init__(self) -> None:
