@@ -176,7 +176,8 @@ def test_a_launcher_of_another_mpi_is_noticed(tmp_path):
 
 def test_the_app_in_readme_runs_as_shown(openhpo, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    app, script = [block for block in blocks if "def train(trial)" in block][0], [b for b in blocks if "hpo.run(" in b][0]
+    app = next(block for block in blocks if "def train(trial)" in block)
+    script = next(block for block in blocks if "hpo.run(" in block)
     (tmp_path / "my_app.py").write_text(app)
     done = openhpo("run", "random", "my_app.py", "--trials", "8", "--json")
     assert json.loads(done.stdout)["best"][0]["value"] < 0.3

@@ -24,7 +24,7 @@ from openhpo.actors.transport import Buffer, Frame, Lost
 PLAIN, WITH_BUFFERS = 1, 2  # tags of control frames
 PIECE = 1 << 30  # bytes; several MPI libraries mishandle counts over 2 GiB
 WINDOW = 64  # frames handed to MPI at once for one receiver; with thousands pending, Open MPI slows down a hundredfold
-ROOM = 1 << 16  # bytes of the buffer that is used again for every control frame
+ROOM = 1 << 16  # bytes of the buffer for control frames
 
 
 @dataclass
@@ -67,10 +67,9 @@ class MpiTransport:
             matched_probe = os.environ.get("OPENHPO_MATCHED_PROBE", "1") != "0"
         self._matched = matched_probe
         self._status = MPI.Status()
-        self._room = bytearray(ROOM)
-        self._view = memoryview(self._room)
+        self._view = memoryview(bytearray(ROOM))  # used again for every frame that fits
         self._lanes: dict[int, Lane] = {}  # of the ranks to which something waits
-        self._bulk_sending: list[tuple[Any, Buffer]] = []
+        self._bulk_sending: list[tuple[int, Any, Buffer]] = []
         self._incoming: list[Incoming] = []
         self._ready: deque[Frame | Lost] = deque()
         self._lost: set[int] = set()
@@ -86,15 +85,20 @@ class MpiTransport:
     def send(self, rank: int, data: bytes, buffers: Sequence[Buffer] = ()) -> None:
         if rank in self._lost:
             return
-        if not buffers:
-            self._send_frame(rank, data, PLAIN)
-            return
-        arrays = [numpy.frombuffer(buffer, numpy.uint8) for buffer in buffers]
+        try:
+            if buffers:
+                self._send_with_buffers(rank, data, [numpy.frombuffer(buffer, numpy.uint8) for buffer in buffers])
+            else:
+                self._send_frame(rank, data, PLAIN)
+        except MPI.Exception as error:
+            self._note_loss(error)
+
+    def _send_with_buffers(self, rank: int, data: bytes, arrays: Sequence[NDArray[numpy.uint8]]) -> None:
         sizes = [array.size for array in arrays]
         self._send_frame(rank, data + struct.pack(f"<{len(sizes)}QH", *sizes, len(sizes)), WITH_BUFFERS)
         for array in arrays:
             for piece in _pieces(array):
-                self._bulk_sending.append((self._bulk.Isend([piece, MPI.BYTE], rank), piece))
+                self._bulk_sending.append((rank, self._bulk.Isend([piece, MPI.BYTE], rank), piece))
 
     def _send_frame(self, rank: int, data: bytes, tag: int) -> None:
         lane = self._lanes.get(rank)
@@ -124,7 +128,7 @@ class MpiTransport:
             if rank in self._lost or not (lane.requests or lane.backlog):
                 del self._lanes[rank]
         if self._bulk_sending:
-            self._bulk_sending = [(request, piece) for request, piece in self._bulk_sending if not request.Test()]
+            self._bulk_sending = [sending for sending in self._bulk_sending if not self._has_left(sending[0], sending[1])]
 
     def _push_lane(self, rank: int, lane: Lane) -> None:
         while True:
@@ -135,6 +139,13 @@ class MpiTransport:
                 return
             lane.requests.popleft()
 
+    def _has_left(self, rank: int, request: Any) -> bool:
+        try:
+            return rank in self._lost or bool(request.Test())
+        except MPI.Exception as error:
+            self._note_loss(error)
+            return rank in self._lost
+
     # ---- receiving
 
     def receive(self) -> Frame | Lost | None:
@@ -144,32 +155,34 @@ class MpiTransport:
             self._land()
         if self._ready:
             return self._ready.popleft()
-        status = self._status
         try:
-            if self._matched:
-                # twice, because the first often only takes in what the second then finds
-                message = self._control.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
-                message = message or self._control.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
-                if message is None:
-                    return None
-                count = status.Get_count(MPI.BYTE)
-                room = self._room if count <= ROOM else bytearray(count)
-                message.Recv([room, count, MPI.BYTE])
-            else:
-                found = self._control.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
-                if not (found or self._control.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)):
-                    return None
-                count = status.Get_count(MPI.BYTE)
-                room = self._room if count <= ROOM else bytearray(count)
-                self._control.Recv([room, count, MPI.BYTE], status.Get_source(), status.Get_tag())
+            data = self._take()
         except MPI.Exception as error:
             self._note_loss(error)
-            return self._ready.popleft() if self._ready else None
-        view = self._view if room is self._room else memoryview(room)
-        if status.Get_tag() == PLAIN and not self._incoming:
-            return status.Get_source(), view[:count], []
-        self._set_aside(status.Get_source(), bytes(view[:count]), status.Get_tag())
+            data = None
+        if data is not None:
+            source, tag = self._status.Get_source(), self._status.Get_tag()
+            if tag == PLAIN and not self._incoming:
+                return source, data, []
+            self._set_aside(source, bytes(data), tag)
         return self._ready.popleft() if self._ready else None
+
+    def _take(self) -> memoryview | None:
+        """Receive the next control frame, if there is one; the status then tells its source and tag.
+
+        Looks twice, because the first look often only takes in what the second then finds.
+        """
+        status, find = self._status, self._control.Improbe if self._matched else self._control.Iprobe
+        found = find(MPI.ANY_SOURCE, MPI.ANY_TAG, status) or find(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+        if not found:
+            return None
+        count = status.Get_count(MPI.BYTE)
+        view = self._view if count <= ROOM else memoryview(bytearray(count))
+        if isinstance(found, MPI.Message):
+            found.Recv([view, count, MPI.BYTE])
+        else:
+            self._control.Recv([view, count, MPI.BYTE], status.Get_source(), status.Get_tag())
+        return view[:count]
 
     def _set_aside(self, source: int, data: bytes, tag: int) -> None:
         """Take in a frame that has to wait for its buffers, or for those of an earlier one between the same actors."""
@@ -192,11 +205,18 @@ class MpiTransport:
         still: list[Incoming] = []
         for incoming in self._incoming:
             current: Incoming | None = incoming
-            while current is not None and MPI.Request.Testall(current.requests):
+            while current is not None and self._has_landed(current):
                 current = self._release(current)
             if current is not None:
                 still.append(current)
-        self._incoming = still
+        self._incoming = [incoming for incoming in still if incoming.source not in self._lost]
+
+    def _has_landed(self, incoming: Incoming) -> bool:
+        try:
+            return bool(MPI.Request.Testall(incoming.requests))
+        except MPI.Exception as error:
+            self._note_loss(error)
+            return False
 
     def _release(self, landed: Incoming) -> Incoming | None:
         """Pass on a complete frame and what waited for it, up to the next that is incomplete, which is returned."""
