@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from openhpo.engines import Engine as Engine
     from openhpo.engines import Full as Full
     from openhpo.errors import UserError as UserError
+    from openhpo.hyperparameters import Categorical as Categorical
+    from openhpo.hyperparameters import Float as Float
+    from openhpo.hyperparameters import Integer as Integer
     from openhpo.launch import run as run
     from openhpo.objective import Maximize as Maximize
     from openhpo.objective import Minimize as Minimize
@@ -29,9 +32,6 @@ if TYPE_CHECKING:
     from openhpo.samplers import Grid as Grid
     from openhpo.samplers import Random as Random
     from openhpo.samplers import Sobol as Sobol
-    from openhpo.space import Categorical as Categorical
-    from openhpo.space import Float as Float
-    from openhpo.space import Integer as Integer
     from openhpo.space import Space as Space
     from openhpo.stages import Stage as Stage
     from openhpo.stages import Verdict as Verdict
@@ -48,7 +48,8 @@ _HOMES = {
     "objective": "Maximize Minimize first_step",
     "result": "Result load",
     "samplers": "Grid Random Sobol",
-    "space": "Categorical Float Integer Space",
+    "hyperparameters": "Categorical Float Integer",
+    "space": "Space",
     "stages": "Stage Verdict",
     "study": "Best Study",
     "training": "Trial TrialStopped",

@@ -13,7 +13,7 @@ from ConfigSpace.types import NotSet
 
 from openhpo.errors import UserError, meant
 from openhpo.expressions import parse
-from openhpo.space import Categorical, Config, Float, Hyperparameter, Integer
+from openhpo.hyperparameters import Categorical, Config, Float, Hyperparameter, Integer
 
 _CONDITIONS: dict[type[ast.cmpop], Any] = {
     ast.Eq: cs.EqualsCondition,

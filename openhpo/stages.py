@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from openhpo.hyperparameters import Config
 from openhpo.objective import NO_SCORE, Score
-from openhpo.space import Config
 
 
 class Verdict(Enum):

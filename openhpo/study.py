@@ -17,9 +17,10 @@ import numpy
 
 from openhpo.engines import Engine
 from openhpo.errors import UserError
+from openhpo.hyperparameters import Config
 from openhpo.objective import NO_SCORE, Objective, objective_of
 from openhpo.samplers import Random, Sampler
-from openhpo.space import Config, Space
+from openhpo.space import Space
 from openhpo.stages import Stage, State, TrialRecord, Verdict
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from openhpo.errors import UserError, meant
-from openhpo.space import Categorical, Config, Hyperparameter, Integer, Space, Value
+from openhpo.hyperparameters import Categorical, Config, Hyperparameter, Integer, Value
+from openhpo.space import Space
 from openhpo.stages import TrialRecord
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from openhpo.space import Config, Space
+from openhpo.hyperparameters import Config
+from openhpo.space import Space
 from openhpo.stages import TrialRecord
 
 if TYPE_CHECKING:

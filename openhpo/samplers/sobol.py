@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from openhpo.errors import UserError
-from openhpo.space import ATTEMPTS, Config, Space
+from openhpo.hyperparameters import Config
+from openhpo.space import ATTEMPTS, Space
 from openhpo.stages import TrialRecord
 
 if TYPE_CHECKING:
