@@ -166,6 +166,8 @@ class Coordinator(Actor):
             self._writer.stage(stage.id, stage.trial, stage.parent, stage.start, stage.stop, stage.ranks[0], time)
         if not self._stages and self._study.finished:
             self._finish()
+        else:
+            self._study.prepare()  # while all trainers are busy
 
     @handles(Reports)
     def on_reports(self, message: Reports, sender: Address) -> None:

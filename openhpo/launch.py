@@ -45,6 +45,7 @@ def run(
     precision: str = "fp32",
     dedicated_coordinator: bool = False,
     progress: bool = True,
+    actors: Callable[[int, int], Mapping[str, Actor]] | None = None,
     app: str | None = None,
 ) -> Result:
     """Run a study to its end. Under `mpirun` every rank calls this with the same arguments.
@@ -66,6 +67,7 @@ def run(
         precision: "fp32", or "bf16" for autocast.
         dedicated_coordinator: Keep rank 0 free of training, where there are others.
         progress: Show how it is getting on, on standard error of rank 0.
+        actors: Gives further actors of a rank, `actors(rank, size) -> {name: actor}`, to run beside the study's until it ends.
         app: A name for the training code, part of what identifies the study; its module's name by default.
 
     Raises:
@@ -87,12 +89,12 @@ def run(
         return Study(space, objective, engine=engine, sampler=sampler, trials=trials, seed=seed)
 
     def cast(rank: int, size: int) -> Mapping[str, Actor]:
-        actors: dict[str, Actor] = {}
+        company: dict[str, Actor] = {**(actors(rank, size) if actors is not None else {})}
         if rank == COORDINATOR.rank:
-            actors[COORDINATOR.name] = Coordinator(make_study, folder, identity, environment(place), choose_view(progress))
+            company[COORDINATOR.name] = Coordinator(make_study, folder, identity, environment(place), choose_view(progress))
         if rank != COORDINATOR.rank or not dedicated_coordinator or size == 1:
-            actors[TRAINER] = Trainer(train, choose_device(device, place.local_rank), precision)
-        return actors
+            company[TRAINER] = Trainer(train, choose_device(device, place.local_rank), precision)
+        return company
 
     run_actors(cast)
     return Result(folder)

@@ -78,6 +78,7 @@ class Study:
         self.trials: list[TrialRecord] = []
         self._suggest = self.sampler.bind(self.space, seed)
         self.total = _total(trials, self._suggest.size)
+        self._next: Config | None = None
         self._running: dict[int, Stage] = {}
         self._stages = 0
         self._best: TrialRecord | None = None
@@ -103,12 +104,25 @@ class Study:
         trial.state = State.RUNNING
         return stage
 
+    def prepare(self) -> None:
+        """Draw the next trial's configuration ahead, where it does not depend on what is told until then.
+
+        Changes no answer of this object, only when the time for one is spent.
+        """
+        if self._next is None and not self._suggest.learns and len(self.trials) < self.total:
+            self._next = self._suggestion()
+
     def _new_trial(self) -> TrialRecord:
-        number = len(self.trials)
-        rng = numpy.random.Generator(numpy.random.Philox(numpy.random.SeedSequence((self.seed, number))))
-        trial = TrialRecord(number, self._suggest(number, self.trials, rng))
+        config = self._suggestion() if self._next is None else self._next
+        self._next = None
+        trial = TrialRecord(len(self.trials), config)
         self.trials.append(trial)
         return trial
+
+    def _suggestion(self) -> Config:
+        number = len(self.trials)
+        rng = numpy.random.Generator(numpy.random.Philox(numpy.random.SeedSequence((self.seed, number))))
+        return self._suggest(number, self.trials, rng)
 
     def tell(self, stage: Stage, step: int, metrics: Mapping[str, float]) -> Verdict:
         """Report one step of a stage.

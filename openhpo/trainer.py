@@ -11,7 +11,7 @@ from typing import Any
 
 from openhpo.actors import Actor, ActorFailed, Address, Notice, WorkDone, WorkFailed, handles
 from openhpo.errors import UserError
-from openhpo.outbox import Outbox
+from openhpo.outbox import GATHER, Outbox
 from openhpo.protocol import COORDINATOR, Accepted, Ended, Failed, Ready, Reports, Train, Welcome
 from openhpo.stages import Stage
 from openhpo.training import Trial
@@ -46,6 +46,7 @@ class Trainer(Actor):
         self._outbox = Outbox(self._wake)
         self._sent = 0  # steps of the stage that have left
         self._waiting = False  # for the coordinator to accept a batch
+        self._due = False  # a batch should have left while another was in flight
 
     def on_start(self) -> None:
         self.send(COORDINATOR, Ready(socket.gethostname(), self._device.name))
@@ -66,8 +67,9 @@ class Trainer(Actor):
     def on_train(self, message: Train, sender: Address) -> None:
         self._stage = message.stage
         self._sent = message.stage.start
-        self._waiting = False
+        self._waiting = self._due = False
         self._outbox = Outbox(self._wake, message.stage.stop)
+        self.relaxed = True  # until the training ends, nothing that arrives is urgent
         self.work(self._run, message.stage, self._outbox)
 
     def _run(self, stage: Stage, outbox: Outbox) -> None:
@@ -78,8 +80,10 @@ class Trainer(Actor):
 
     @handles(StepsReady)
     def on_steps(self, message: StepsReady, sender: Address) -> None:
-        if not self._waiting:
-            self._pass_on()
+        if self._waiting:
+            self._due = True
+        elif self._stage is not None:
+            self._pass_on(self._stage)
 
     @handles(Accepted)
     def on_accepted(self, message: Accepted, sender: Address) -> None:
@@ -88,19 +92,22 @@ class Trainer(Actor):
         self._waiting = False
         if message.stop:
             self._outbox.stop()
-        self._pass_on()
+        if self._due:
+            self._pass_on(self._stage)
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, stage: Stage) -> None:
         """Send what the training thread has left, consecutive steps with the same metrics together."""
-        assert self._stage is not None
+        self._due = False
         rows = self._outbox.take()
+        if rows:
+            self.after(GATHER, StepsReady())  # nobody wakes this actor for what comes before
         while rows:
             names = tuple(rows[0])
             count = next((at for at, row in enumerate(rows) if tuple(row) != names), len(rows))
             values = array("d")
             for row in rows[:count]:
                 values.extend(row.values())
-            self.send(COORDINATOR, Reports(self._stage.id, self._sent + 1, names, values.tobytes()))
+            self.send(COORDINATOR, Reports(stage.id, self._sent + 1, names, values.tobytes()))
             self._sent += count
             self._waiting = True
             rows = rows[count:]
@@ -108,9 +115,9 @@ class Trainer(Actor):
     @handles(WorkDone)
     def on_done(self, message: WorkDone, sender: Address) -> None:
         assert self._stage is not None
-        self._pass_on()
+        self._pass_on(self._stage)
         self.send(COORDINATOR, Ended(self._stage.id))
-        self._stage = None
+        self._stage, self.relaxed = None, False
 
     @handles(WorkFailed)
     def on_failed(self, message: WorkFailed, sender: Address) -> None:
@@ -118,8 +125,8 @@ class Trainer(Actor):
         error = message.error
         if isinstance(error, UserError | ActorFailed):
             raise error
-        self._pass_on()
+        self._pass_on(self._stage)
         told = f"{type(error).__name__}: {error}".strip()
         self.send(COORDINATOR, Failed(self._stage.id, told.splitlines()[0], "".join(traceback.format_exception(error))))
         print(f"trial {self._stage.trial} failed on rank {self.rank}: {told}", file=sys.stderr, flush=True)
-        self._stage = None
+        self._stage, self.relaxed = None, False

@@ -46,6 +46,7 @@ class Actor:
     """
 
     handlers: ClassVar[dict[type, Handler]] = {}
+    relaxed = False  # True while a message may lie for a millisecond: its rank then leaves the core to its worker threads
     address: Address
     _loop: EventLoop
     _outgoing: dict[Address, Outgoing]

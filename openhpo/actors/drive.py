@@ -6,17 +6,15 @@ import contextlib
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 from openhpo.actors.errors import Stuck
 from openhpo.actors.loop import EventLoop
 from openhpo.actors.messages import Message, Notice
 
-PostQueue: TypeAlias = "queue.SimpleQueue[tuple[EventLoop, str, Message | Notice]]"
-
-SPIN = 1e-4  # seconds of looking without a sleep first: the shortest sleep takes about as long, and gives the core away
-PART = 0.02  # then sleep for this part of the time that has been quiet, so a message waits for 1 % of it on average
+SPIN = 3e-4  # seconds of looking without a sleep first: an answer is likeliest soon, and each sleep costs at least 60 µs
+PART = 0.015  # then sleep for this part of the time that has been quiet, which delays a message by 1 % of it
 SHORTEST, LONGEST = 1e-6, 1e-3  # seconds
 QUIET, LONGEST_WHEN_QUIET = 1.0, 2e-3  # seconds; after that long: a sleep costs some 20 µs, so this stays below 2 % of a core
 
@@ -34,9 +32,43 @@ class Backoff:
     def spinning(self) -> bool:
         return time.monotonic() - self._worked < SPIN
 
-    def next(self) -> float:
+    def next(self, relaxed: bool) -> float:
+        """Seconds; at once the longest where nobody is in a hurry."""
+        if relaxed:
+            return LONGEST
         quiet = time.monotonic() - self._worked
         return min(max(PART * quiet, SHORTEST), LONGEST if quiet < QUIET else LONGEST_WHEN_QUIET)
+
+
+class Mailbox:
+    """Where threads leave messages for the actors of this process, and where an idle process sleeps.
+
+    Not a `queue.SimpleQueue`, whose `get` with a short timeout can wait for ever: where the time is up before it comes to
+    wait, CPython takes the negative rest for no limit.
+    """
+
+    def __init__(self) -> None:
+        self._posts: deque[tuple[EventLoop, str, Message | Notice]] = deque()
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def put(self, item: tuple[EventLoop, str, Message | Notice], /) -> None:
+        """Leave a message; any thread may."""
+        self._posts.append(item)
+        with contextlib.suppress(RuntimeError):  # it has rung already, and nobody has come yet
+            self._bell.release()
+
+    def deliver(self) -> bool:
+        """Hand over what lies here; return whether there was anything."""
+        count = len(self._posts)
+        for _ in range(count):  # not what comes meanwhile: messages from other ranks get their turn
+            loop, name, message = self._posts.popleft()
+            loop.take_post(name, message)
+        return count > 0
+
+    def wait(self, seconds: float | None) -> None:
+        """Sleep so long, or until somebody leaves something; now and then for less."""
+        self._bell.acquire(timeout=-1 if seconds is None else seconds)
 
 
 class WorkerThreads:
@@ -64,12 +96,12 @@ class WorkerThreads:
             self._idle.append(tasks)
 
 
-def drive(loops: Sequence[EventLoop], posts: PostQueue, deadline: float | None = None) -> None:
+def drive(loops: Sequence[EventLoop], mailbox: Mailbox, deadline: float | None = None) -> None:
     """Step the loops of this process until all their actors have ended.
 
     Args:
         loops: One under MPI; one a rank where all ranks share the process.
-        posts: Where the loops' threads leave messages; waiting for it is how an idle process sleeps.
+        mailbox: Where the loops' threads leave messages.
         deadline: Seconds after which the run is given up.
 
     Raises:
@@ -79,48 +111,33 @@ def drive(loops: Sequence[EventLoop], posts: PostQueue, deadline: float | None =
     backoff = Backoff()
     polls = any(loop.transport.polls for loop in loops)
     while any(loop.actors for loop in loops):
-        if _turn(loops, posts):
+        if _turn(loops, mailbox):
             backoff.reset()
-        elif not (polls and backoff.spinning()) and not any(loop.transport.busy() for loop in loops):
-            # bulk data moves only while MPI is called, so a busy transport keeps the loop awake
-            _sleep(posts, _idle_time(loops, backoff if polls else None, end), backoff)
+        elif not any(loop.transport.busy() for loop in loops):  # bulk data moves only while MPI is called
+            relaxed = all(actor.relaxed for loop in loops for actor in loop.actors.values())
+            if relaxed or not (polls and backoff.spinning()):
+                mailbox.wait(_idle_time(loops, backoff.next(relaxed) if polls else None, end))
         if end is not None and time.monotonic() > end:
             raise Stuck(f"still running after {deadline} s: {_who(loops)}")
 
 
-def _idle_time(loops: Sequence[EventLoop], backoff: Backoff | None, end: float | None) -> float | None:
-    """Seconds until the next timer, the next look for messages or the deadline; None where only a thread can bring work."""
-    limits = [timer - loop.transport.now() for loop in loops if (timer := loop.next_timer) is not None]
-    if backoff is not None:
-        limits.append(backoff.next())
-    if end is not None:
-        limits.append(end - time.monotonic())
-    return max(0.0, min(limits)) if limits else None
-
-
-def _sleep(posts: PostQueue, seconds: float | None, backoff: Backoff) -> None:
-    """Wait so long, or until a thread leaves something."""
-    with contextlib.suppress(queue.Empty):
-        post = posts.get(timeout=seconds)
-        backoff.reset()
-        _take(post)
-
-
-def _turn(loops: Sequence[EventLoop], posts: PostQueue) -> bool:
+def _turn(loops: Sequence[EventLoop], mailbox: Mailbox) -> bool:
     """Do what there is to do in this process now; return whether there was anything."""
     worked = False
     for loop in loops:
         if loop.step():
             worked = True
-    while not posts.empty():
-        _take(posts.get())
-        worked = True
-    return worked
+    return mailbox.deliver() or worked
 
 
-def _take(post: tuple[EventLoop, str, Message | Notice]) -> None:
-    loop, name, message = post
-    loop.take_post(name, message)
+def _idle_time(loops: Sequence[EventLoop], look: float | None, end: float | None) -> float | None:
+    """Seconds until the next timer, the next look for messages or the deadline; None where only a thread can bring work."""
+    limits = [timer - loop.transport.now() for loop in loops if (timer := loop.next_timer) is not None]
+    if look is not None:
+        limits.append(look)
+    if end is not None:
+        limits.append(end - time.monotonic())
+    return max(0.0, min(limits)) if limits else None
 
 
 def _who(loops: Sequence[EventLoop]) -> str:

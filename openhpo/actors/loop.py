@@ -46,7 +46,7 @@ _system_decoder = msgspec.msgpack.Decoder(Goodbye | Failure)
 
 
 class Posts(Protocol):
-    """Where other threads leave messages for this process's actors: a queue.SimpleQueue, or a simulation's."""
+    """Where other threads leave messages for this process's actors: `drive.Mailbox`, or a simulation."""
 
     def put(self, item: tuple[EventLoop, str, Message | Notice], /) -> None: ...
 
@@ -223,11 +223,15 @@ class EventLoop:
     # ---- inside
 
     def _take_arrivals(self) -> bool:
-        receive, to_self = self.transport.receive, self._to_self
+        own = len(self._to_self)
+        for _ in range(own):  # not what these send in turn: an actor that talks to itself must not keep others waiting
+            self._take_frame(*self._to_self.popleft())
+            self.flush()
+        receive = self.transport.receive
         for count in range(BURST):
-            arrival = to_self.popleft() if to_self else receive()
+            arrival = receive()
             if arrival is None:
-                return count > 0
+                return count > 0 or own > 0
             if isinstance(arrival, Lost):
                 self._take_loss(arrival)
             else:

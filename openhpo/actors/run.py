@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import queue
 import sys
 import time
 import traceback
@@ -12,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from openhpo.actors.actor import Actor
-from openhpo.actors.drive import PostQueue, WorkerThreads, drive
+from openhpo.actors.drive import Mailbox, WorkerThreads, drive
 from openhpo.actors.local import local_transports
 from openhpo.actors.loop import EventLoop
 from openhpo.actors.messages import Address
@@ -116,14 +115,13 @@ def run_actors(
         ends = [mpi_transport()]
     else:
         ends = list(local_transports(ranks))
-    posts: PostQueue = queue.SimpleQueue()
-    threads = WorkerThreads()
-    loops = [EventLoop(end, posts, threads) for end in ends]
+    mailbox, threads = Mailbox(), WorkerThreads()
+    loops = [EventLoop(end, mailbox, threads) for end in ends]
     casts = [dict(actors(end.rank, end.size)) for end in ends]
     try:
         for loop, cast in zip(loops, casts, strict=True):
             loop.start(cast)
-        drive(loops, posts, deadline)
+        drive(loops, mailbox, deadline)
     except BaseException as error:
         _leave_failed(loops, error)
         raise

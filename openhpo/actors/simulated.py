@@ -17,6 +17,8 @@ from openhpo.actors.loop import EventLoop
 from openhpo.actors.messages import Address, Message, Notice
 from openhpo.actors.transport import Buffer, Frame, Lost
 
+TURN = 1e-7  # seconds that one turn of an event loop takes
+
 
 class Simulation:
     """Ranks, their event loops, and a queue of what happens when.
@@ -104,8 +106,8 @@ class Simulation:
         self.at(time, lambda: self._step(loop))
 
     def _step(self, loop: EventLoop) -> None:
-        while loop.step():
-            pass
+        if loop.step():
+            self.wake(loop, self.time + TURN)  # for what it has sent itself
 
     def carry(self, source: int, rank: int, data: bytes, buffers: Sequence[Buffer]) -> None:
         """Put a frame on the wire."""

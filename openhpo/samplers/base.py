@@ -21,6 +21,10 @@ class Suggest(Protocol):
     """
 
     @property
+    def learns(self) -> bool:
+        """Whether a suggestion depends on the history, so that it cannot be drawn ahead."""
+
+    @property
     def size(self) -> int | None:
         """How many configurations there are; None for any number."""
 

@@ -46,6 +46,8 @@ class GridPoints:
         UserError: An axis is missing, unknown or holds a value that its hyperparameter may not have.
     """
 
+    learns = False
+
     def __init__(self, space: Space, axes: Mapping[str, int | Sequence[Value]]) -> None:
         for name in axes:
             if name not in space.free:

@@ -26,6 +26,7 @@ class Random:
 class RandomDraws:
     """Random search of one space."""
 
+    learns = False
     size = None
 
     def __init__(self, space: Space) -> None:

@@ -34,6 +34,7 @@ class Sobol:
 class SobolPoints:
     """The Sobol sequence in one space."""
 
+    learns = False
     size = None
 
     def __init__(self, space: Space, seed: int) -> None:

@@ -263,6 +263,22 @@ class TransportContract:
 
         play(lambda rank, size: {"restless": Restless()})
 
+    def test_an_actor_that_talks_to_itself_does_not_keep_messages_waiting(self, play: Play, size: int) -> None:
+        class Murmuring(Actor):
+            def on_start(self) -> None:
+                self.send(self.address, Question(0))
+                self.send(Address((self.rank + 1) % self.size, "murmuring"), Number(0))
+
+            @handles(Question)
+            def on_question(self, message: Question, sender: Address) -> None:
+                self.send(self.address, message)
+
+            @handles(Number)
+            def on_number(self, message: Number, sender: Address) -> None:
+                self.stop()
+
+        play(lambda rank, size: {"murmuring": Murmuring()})
+
     def test_work_comes_back_as_a_message(self, play: Play, size: int) -> None:
         class Working(Actor):
             def __init__(self) -> None:

@@ -16,6 +16,9 @@ from openhpo.errors import UserError
 PRECISIONS = ("fp32", "bf16")
 
 
+_NOTHING = contextlib.nullcontext()
+
+
 class Device(Protocol):
     """One rank's accelerator. Attributes and methods import torch only when they are used."""
 
@@ -36,7 +39,7 @@ class TorchDevice:
 
     def autocast(self, precision: str) -> contextlib.AbstractContextManager[Any]:
         if precision == "fp32":
-            return contextlib.nullcontext()
+            return _NOTHING
         import torch
 
         return torch.autocast(self.name.partition(":")[0], dtype=torch.bfloat16)

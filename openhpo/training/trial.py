@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from openhpo.errors import meant
 from openhpo.stages import Stage
 from openhpo.training.devices import Device
 from openhpo.training.metrics import numbers
-from openhpo.training.randomness import SET_UP, generator, seed_everything
+from openhpo.training.randomness import SET_UP, KeyedGenerator, seed_everything
 
 if TYPE_CHECKING:
     import numpy
@@ -53,7 +54,7 @@ class Trial:
         self._device = device
         self._port = port
         self._precision = precision
-        self._rng: numpy.random.Generator | None = None
+        self._keyed: KeyedGenerator | None = None
         self._rekey(SET_UP)
 
     def __getitem__(self, name: str) -> Any:
@@ -73,13 +74,14 @@ class Trial:
     def rng(self) -> numpy.random.Generator:
         """A NumPy generator keyed by (seed, step): a repeated or resumed step draws the same numbers.
 
-        The global generators of Python, NumPy and torch are keyed alike at each step.
+        It is one object, keyed anew at each step. The global generators of Python, NumPy and torch are keyed alike.
         """
-        if self._rng is None:
-            self._rng = generator(self.seed, self._key)
-        return self._rng
+        if self._keyed is None:
+            self._keyed = KeyedGenerator()
+            self._keyed.rekey(self.seed, self._key)
+        return self._keyed.generator
 
-    @property
+    @cached_property
     def device(self) -> Any:
         """This rank's `torch.device`."""
         import torch
@@ -128,5 +130,6 @@ class Trial:
 
     def _rekey(self, step: int) -> None:
         self._key = step
-        self._rng = None
         seed_everything(self.seed, step)
+        if self._keyed is not None:
+            self._keyed.rekey(self.seed, step)

@@ -1,12 +1,10 @@
 """The death of a rank, where it can be played in one process."""
 
-import queue
-
 import pytest
 
 import openhpo as hpo
 from openhpo.actors import Notice, Simulation
-from openhpo.actors.drive import WorkerThreads, drive
+from openhpo.actors.drive import Mailbox, WorkerThreads, drive
 from openhpo.actors.local import local_transports
 from openhpo.actors.loop import EventLoop
 
@@ -47,14 +45,14 @@ def test_survivors_hear_of_a_death_in_the_simulation(seed):
 
 def test_survivors_hear_of_a_death_among_local_ranks():
     ends = local_transports(3)
-    posts = queue.SimpleQueue()
-    loops = [EventLoop(end, posts, WorkerThreads()) for end in ends]
+    mailbox = Mailbox()
+    loops = [EventLoop(end, mailbox, WorkerThreads()) for end in ends]
     cast = [Survivor() for _ in loops]
     for loop, actor in zip(loops, cast, strict=True):
         loop.start({"survivor": actor})
     ends[1].kill()
     loops[1].actors.clear()
-    drive(loops, posts, deadline=10)
+    drive(loops, mailbox, deadline=10)
     assert [actor.lost for actor in cast] == [[1], [], [1]]
 
 

@@ -96,6 +96,28 @@ def test_a_metric_that_is_never_yielded_is_a_users_mistake():
         study.end(stage)
 
 
+def test_drawing_ahead_changes_no_answer():
+    plain, ahead = make(), make()
+    for _ in range(6):
+        ahead.prepare()
+        ahead.prepare()
+        assert ahead.ask() == plain.ask()
+    ahead.prepare()
+    assert ahead.ask() is None
+
+
+def test_what_learns_is_not_asked_ahead():
+    class Learning(hpo.Random):
+        def bind(self, space, seed):
+            suggest = super().bind(space, seed)
+            suggest.learns = True
+            return suggest
+
+    study = make(sampler=Learning())
+    study.prepare()
+    assert study._next is None
+
+
 def test_a_verdict_of_the_engine_stops_a_trial():
     class Impatient(hpo.Full):
         def judge(self, trial, step):
