@@ -174,7 +174,7 @@ class Coordinator(Actor):
         assert self._writer is not None
         stage = self._stages[message.stage]
         names = message.names
-        values = numpy.frombuffer(message.values).reshape(-1, len(names))
+        values = numpy.ndarray((message.count, len(names)), float, message.values)
         tell, step, verdict = self._study.tell, message.first, Verdict.CONTINUE
         for row in values.tolist():
             verdict = tell(stage, step, dict(zip(names, row, strict=True)))

@@ -32,11 +32,12 @@ class Train(Message):
 class Reports(Message):
     """Trainer to coordinator: consecutive steps of a stage.
 
-    `values` holds float64, shape [steps, names], in the machine's byte order.
+    `values` holds float64, shape [count, names], in the machine's byte order.
     """
 
     stage: int
     first: int
+    count: int
     names: tuple[str, ...]
     values: bytes
 

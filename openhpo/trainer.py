@@ -107,7 +107,7 @@ class Trainer(Actor):
             values = array("d")
             for row in rows[:count]:
                 values.extend(row.values())
-            self.send(COORDINATOR, Reports(stage.id, self._sent + 1, names, values.tobytes()))
+            self.send(COORDINATOR, Reports(stage.id, self._sent + 1, count, names, values.tobytes()))
             self._sent += count
             self._waiting = True
             rows = rows[count:]

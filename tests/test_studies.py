@@ -207,6 +207,18 @@ def test_cleaning_up_code_of_the_training_runs_when_its_trial_ends(tmp_path):
     assert closed == [0, 1, 2]
 
 
+def test_a_step_may_have_no_metrics_at_all(tmp_path):
+    def train(trial):
+        while True:
+            yield {"loss": 1.0 / trial.step} if trial.step % 3 == 0 else {}
+
+    result = hpo.run(
+        train, hpo.Space({"x": 1}), hpo.Minimize("loss"), engine=hpo.Full(7), trials=2, study=tmp_path / "s", progress=False
+    )
+    assert result.trials["steps"].tolist() == [7, 7]
+    assert numpy.flatnonzero(numpy.isfinite(result.curves()[1])).tolist() == [2, 5]
+
+
 def test_metrics_that_appear_late_or_now_and_then_are_kept_apart(tmp_path):
     def train(trial):
         while True:

@@ -78,6 +78,7 @@ class WorkerThreads:
     """
 
     def __init__(self) -> None:
+        self._threads = 0
         self._idle: list[queue.SimpleQueue[Callable[[], None]]] = []
 
     def submit(self, task: Callable[[], None], /) -> None:
@@ -85,8 +86,20 @@ class WorkerThreads:
             tasks = self._idle.pop()
         except IndexError:
             tasks = queue.SimpleQueue()
+            self._threads += 1
             threading.Thread(target=self._serve, args=(tasks,), name="openhpo worker", daemon=True).start()
         tasks.put(task)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a function is running."""
+        return len(self._idle) < self._threads
+
+    def settle(self, patience: float) -> None:
+        """Wait until nothing runs, for at most `patience` seconds."""
+        end = time.monotonic() + patience
+        while self.busy and time.monotonic() < end:
+            time.sleep(1e-3)
 
     def _serve(self, tasks: queue.SimpleQueue[Callable[[], None]]) -> None:
         while True:

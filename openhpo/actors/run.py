@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from openhpo.actors.mpi import MpiTransport
 
 FLUSH = 2.0  # seconds a leaving rank waits for its last messages to leave
+SETTLE = 1.0  # seconds it waits for its threads, which end at their next report
 MEET = 3.0  # seconds ranks wait for each other after a failure, before the job is ended by force
 
 
@@ -123,14 +124,15 @@ def run_actors(
             loop.start(cast)
         drive(loops, mailbox, deadline)
     except BaseException as error:
-        _leave_failed(loops, error)
+        _leave_failed(loops, threads, error)
         raise
+    threads.settle(SETTLE)
     for end in ends:
         end.close(FLUSH)
     return {Address(end.rank, name): actor for end, cast in zip(ends, casts, strict=True) for name, actor in cast.items()}
 
 
-def _leave_failed(loops: list[EventLoop], error: BaseException) -> None:
+def _leave_failed(loops: list[EventLoop], threads: WorkerThreads, error: BaseException) -> None:
     """Let the actors of this process put things away, and make sure that the job ends although a rank may hang."""
     for loop in loops:
         loop.failure = error
@@ -140,9 +142,14 @@ def _leave_failed(loops: list[EventLoop], error: BaseException) -> None:
             print("while stopping after that failure:", file=sys.stderr)
             traceback.print_exc()
         loop.transport.close(FLUSH)
-    if not isinstance(error, KeyboardInterrupt):
+    threads.settle(SETTLE)
+    if isinstance(error, KeyboardInterrupt):
+        atexit.register(_leave_threads, threads, 130)
+    else:
         # at exit, so that the traceback is printed before the job may be ended by force
-        atexit.register(leave_job, 2 if isinstance(error, UserError) else 1)
+        status = 2 if isinstance(error, UserError) else 1
+        atexit.register(_leave_threads, threads, status)
+        atexit.register(leave_job, status)
 
 
 def all_leaving(patience: float = MEET) -> bool:
@@ -167,6 +174,17 @@ def leave_job(status: int) -> None:
     world = _initialised_world()
     if world is not None and not all_leaving():
         world.Abort(status)
+
+
+def _leave_threads(threads: WorkerThreads, status: int) -> None:
+    """End this process at once where a thread is still at work: inside torch, it would crash Python's own way out."""
+    if threads.busy:
+        world = _initialised_world()
+        if world is not None and status != 130:  # after an interrupt the others may not be leaving
+            sys.modules["mpi4py.MPI"].Finalize()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _initialised_world() -> MPI.Intracomm | None:

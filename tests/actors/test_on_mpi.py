@@ -50,6 +50,37 @@ def test_a_bug_in_a_handler_ends_all_ranks_with_its_traceback(mpi, ranks, tmp_pa
     assert f"'working' on rank {ranks - 1} failed while handling Tick" in output
 
 
+LEAVING_TORCH = """
+    import openhpo as hpo, torch
+
+    class Working(hpo.Actor):
+        def on_start(self):
+            self.work(self.train)
+
+        def train(self):
+            self.post(hpo.WorkDone(0, None))
+            weights = torch.ones(300, 300)
+            while True:
+                weights = weights @ torch.eye(300)
+
+        @hpo.handles(hpo.WorkDone)
+        def on_begun(self, message, sender):
+            raise hpo.UserError("mend this") if self.rank == 0 else RuntimeError("a bug")
+
+    hpo.run_actors(lambda rank, size: {"working": Working()})
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_job_ends_in_order_while_a_thread_is_inside_torch(mpi, ranks, tmp_path):
+    script = tmp_path / "leaving.py"
+    script.write_text(textwrap.dedent(LEAVING_TORCH))
+    done = mpi.run(ranks, str(script), timeout=30)
+    assert done.returncode in (1, 2)
+    assert "terminate called" not in done.stderr
+    assert "signal" not in done.stderr.lower()
+
+
 LOSING = """
     import os, signal
     import openhpo as hpo
