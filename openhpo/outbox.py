@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-GATHER = 0.05  # seconds in which reports gather: each time the loop wakes, training in the same process pays some 0.2 ms
+GATHER = 0.2  # seconds in which reports gather: a wake of the loop costs training in the same process up to 2 ms
 BATCH = 1024  # reports that do not wait for that
 ROOM = 4096  # steps that training may be ahead of the coordinator
 
