@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from openhpo.course import Course
 from openhpo.errors import UserError, meant
 from openhpo.hyperparameters import Categorical, Config, Float, Hyperparameter, Integer, Value
+from openhpo.schedules import Schedule
 
 if TYPE_CHECKING:
     import numpy
@@ -23,8 +25,10 @@ class Space:
     """The set of configurations.
 
     Args:
-        hyperparameters: By name, each a `Float`, `Integer`, `Categorical`, or a plain value that is the same in every
-            configuration. Or a ConfigSpace `ConfigurationSpace`, which is taken as it is.
+        hyperparameters: By name, each a `Float`, `Integer`, `Categorical`, a schedule such as `Cosine(...)`, or a plain value
+            that is the same in every configuration. Or a ConfigSpace `ConfigurationSpace`, which is taken as it is.
+            Parameters of a schedule that are hyperparameters are searched under dotted names, such as "lr.factor"; these, and
+            what schedules refer to by name, are not seen by training, which gets the schedule's value.
         conditions: By name of a hyperparameter, when it is active: {"momentum": "optimizer == 'sgd'"}. An inactive one is
             absent from the configuration.
         forbidden: Combinations that are never tried, each such as "optimizer == 'sgd' and width > 128".
@@ -35,7 +39,7 @@ class Space:
 
     def __init__(
         self,
-        hyperparameters: Mapping[str, Hyperparameter | Value] | ConfigurationSpace,
+        hyperparameters: Mapping[str, Hyperparameter | Schedule | Value] | ConfigurationSpace,
         *,
         conditions: Mapping[str, str] | None = None,
         forbidden: Sequence[str] = (),
@@ -44,28 +48,48 @@ class Space:
         self.forbidden = (forbidden,) if isinstance(forbidden, str) else tuple(forbidden)
         self.hyperparameters: dict[str, Hyperparameter] = {}
         self.fixed: Config = {}
+        self.schedules: dict[str, Schedule] = {}
         self._given: ConfigurationSpace | None = None
         if not isinstance(hyperparameters, Mapping) or hasattr(hyperparameters, "sample_configuration"):
             self._take_configspace(hyperparameters)
             return
         for name, item in hyperparameters.items():
-            if isinstance(item, Float | Integer | Categorical):
-                try:
-                    item.check()
-                except UserError as error:
-                    raise UserError(f"hyperparameter {name!r}: {error}") from None
-                self.hyperparameters[name] = item
-            elif isinstance(item, bool | int | float | str):
-                self.fixed[name] = item
-            else:
-                raise UserError(f"hyperparameter {name!r}: {item!r} is no Float, Integer, Categorical or plain value")
-        if not self.hyperparameters and not self.fixed:
+            self._take(name, item)
+        if not self.hyperparameters and not self.fixed and not self.schedules:
             raise UserError("the space is empty: it needs at least one hyperparameter")
+        self._check_references()
         for name in self.conditions:
             if name not in self.hyperparameters:
                 raise UserError(
                     f"there is a condition for {name!r}, but no such hyperparameter.{meant(name, self.hyperparameters)}"
                 )
+
+    def _take(self, name: str, item: Any) -> None:
+        if isinstance(item, Float | Integer | Categorical | Schedule):
+            try:
+                item.check()
+            except UserError as error:
+                raise UserError(f"hyperparameter {name!r}: {error}") from None
+        if isinstance(item, Float | Integer | Categorical):
+            self.hyperparameters[name] = item
+        elif isinstance(item, Schedule):
+            self.schedules[name] = item
+            for parameter, inner in item.parameters(name).items():
+                self._take(parameter, inner)
+        elif isinstance(item, bool | int | float | str):
+            self.fixed[name] = item
+        else:
+            raise UserError(f"hyperparameter {name!r}: {item!r} is no Float, Integer, Categorical, schedule or plain value")
+
+    def _check_references(self) -> None:
+        for name, schedule in self.schedules.items():
+            for parameter, expression in schedule.references(name).items():
+                for wanted in expression.names:
+                    if wanted not in self.names:
+                        raise UserError(
+                            f"the schedule parameter {parameter!r} refers to {wanted!r}, but there is no such hyperparameter."
+                            f"{meant(wanted, self.names)}"
+                        )
 
     def _take_configspace(self, given: Any) -> None:
         from openhpo.configspace import hyperparameters_of
@@ -91,7 +115,12 @@ class Space:
         """
         fixed = Space.__new__(Space)
         fixed.__dict__.update(self.__dict__, fixed={**self.fixed, **values})
+        fixed.__dict__.pop("_hidden", None)
+        for name in [name for name in values if name in self.schedules]:
+            fixed._replace_schedule(name)
         for name, value in values.items():
+            if name in self.schedules:
+                continue
             if name not in self.names:
                 raise UserError(
                     f"there is no hyperparameter {name!r}; there are {', '.join(self.names)}.{meant(name, self.names)}"
@@ -99,6 +128,44 @@ class Space:
             if name in self.hyperparameters and not self.rules.legal(name, value):
                 raise UserError(f"{name} cannot be {value!r}: it is {self.hyperparameters[name]}")
         return fixed
+
+    def _replace_schedule(self, name: str) -> None:
+        """Make room for a plain value of that name."""
+        parameters = self.schedules[name].parameters(name)
+        self.schedules = {other: schedule for other, schedule in self.schedules.items() if other != name}
+        self.hyperparameters = {other: item for other, item in self.hyperparameters.items() if other not in parameters}
+        self.conditions = {child: text for child, text in self.conditions.items() if child not in parameters}
+        self.__dict__.pop("rules", None)
+
+    @cached_property
+    def _hidden(self) -> frozenset[str]:
+        """The hyperparameters that only say how a schedule goes."""
+        hidden: set[str] = set()
+        for name, schedule in self.schedules.items():
+            hidden.update(schedule.parameters(name))
+            hidden.update(*(expression.names for expression in schedule.references(name).values()))
+        return frozenset(hidden)
+
+    def course(self, config: Config, identity: Any = 0) -> Course:
+        """A configuration as a sequence over the steps.
+
+        Args:
+            config: As a sampler gives it.
+            identity: What else tells computations apart: the seed.
+
+        Raises:
+            UserError: A schedule's parameters make no sense together.
+        """
+        if not self.schedules:
+            return Course(config, config, {}, identity)
+        constants = {name: value for name, value in config.items() if name not in self._hidden}
+        schedules = {}
+        for name, schedule in self.schedules.items():
+            try:
+                schedules[name] = schedule.resolve(name, config)
+            except KeyError:
+                continue  # its parameters are inactive here, so it is
+        return Course(config, constants, schedules, identity)
 
     @cached_property
     def rules(self) -> Any:
@@ -152,6 +219,7 @@ class Space:
         }
         return {
             "hyperparameters": described,
+            "schedules": {name: schedule.definition() for name, schedule in self.schedules.items()},
             "fixed": self.fixed,
             "conditions": self.conditions,
             "forbidden": list(self.forbidden),
