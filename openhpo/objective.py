@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
+
+import msgspec
 
 from openhpo.errors import UserError, meant
 from openhpo.expressions import Expression, Requirement
@@ -13,8 +15,8 @@ from openhpo.expressions import Expression, Requirement
 Metrics = Mapping[str, float]
 
 
-class Score(NamedTuple):
-    """A trial's standing after one step; the smaller tuple is the better one.
+class Score(msgspec.Struct, frozen=True, order=True, gc=False):
+    """A trial's standing after one step; the smaller one, by the fields in their order, is the better one.
 
     Feasible before infeasible, and among infeasible ones the one that comes closer to its requirements (Deb, "An
     efficient constraint handling method for genetic algorithms", 2000).
@@ -94,7 +96,11 @@ class Objective:
     _plain: ClassVar[str]
 
     def score(self, step: int, metrics: Metrics) -> Score | None:
-        """How good a trial is with these metrics of that step; None where they do not tell (absent or not finite)."""
+        """How good a trial is with these metrics of that step.
+
+        Returns:
+            None where a metric is absent; NO_SCORE where one is not finite.
+        """
         try:
             if not self._requirements and self._plain:
                 value, violation = metrics[self._plain], 0.0
@@ -103,7 +109,7 @@ class Objective:
         except KeyError:
             return None
         if value - value != 0.0 and not violation:  # infinite or not a number
-            return None
+            return NO_SCORE
         return Score(violation, self.sign * value)
 
     def _evaluate(self, step: int, metrics: Metrics) -> tuple[float, float]:

@@ -2,26 +2,32 @@
 
 Rules:
 - Pure: no MPI, clock, file, thread or global random state. The same calls give the same answers.
-- `ask` hands out a stage, or None when nothing can run now; each stage ends by exactly one `end` or `fail`.
+- `ask` hands out a stage, or None when nothing can run now; each stage ends by exactly one `end`, `fail` or `give_back`.
 - `tell` reports the steps of a stage in order, each once.
+- What trials share is trained once: engines ask for "this trial up to that step", and the tree of stages (`tree.py`) resolves
+  that to the spans that nobody has trained yet. A report counts for every trial that the stage is part of.
 - Trial k's configuration depends on the study's definition and, for samplers that learn, on the trials told so far.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-import numpy
-
-from openhpo.engines import Engine
+from openhpo.course import Course
+from openhpo.engines import Engine, Request
 from openhpo.errors import UserError
 from openhpo.hyperparameters import Config
-from openhpo.objective import NO_SCORE, Objective, objective_of
+from openhpo.keyed import KeyedGenerator
+from openhpo.objective import NO_SCORE, Objective, Score, objective_of
 from openhpo.samplers import Random, Sampler
 from openhpo.space import Space
 from openhpo.stages import Stage, State, TrialRecord, Verdict
+from openhpo.tree import Frontier, Node, Tree, Walker, Work
+
+PLANNED = 20_000  # trials at most whose place in the tree is known before they begin
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,63 @@ class Best:
     curve: list[float]
 
 
+class Change(NamedTuple):
+    """Something that a trial came to.
+
+    Attributes:
+        trial: Its number.
+        state: What it is now: begun (RUNNING), or at rest.
+        stage: The stage that brought it to `step`; for a fork, the one whose end state it goes on with.
+        step: Steps trained of the model it holds.
+        forked: Whether it has taken another trial's model.
+        config: Its hyperparameters.
+        error: What it failed with.
+    """
+
+    trial: int
+    state: State
+    stage: int | None
+    step: int
+    forked: bool
+    config: Config
+    error: str
+
+
+class Release(NamedTuple):
+    """A state that nobody can need any more.
+
+    Attributes:
+        state: Named by the stage that ended in it.
+        ranks: Who holds it.
+        file: Its checkpoint; empty where there is none.
+    """
+
+    state: int
+    ranks: tuple[int, ...]
+    file: str
+
+
+@dataclass(slots=True)
+class Run:
+    """A stage under way.
+
+    Attributes:
+        stage: The stage.
+        node: The node that its next report belongs to.
+        below: The nodes after that, the next one last, where a node was split while it ran.
+        step: The last step told.
+        again: Whether it only brings back a state that was lost.
+        stopped: Whether nobody wants it any more.
+    """
+
+    stage: Stage
+    node: Node
+    step: int
+    again: bool
+    below: list[Node] = field(default_factory=list)
+    stopped: bool = False
+
+
 class Study:
     """A search, as calls in and values out.
 
@@ -53,8 +116,9 @@ class Study:
         objective: `Minimize(...)` or `Maximize(...)`.
         engine: Who trains how long.
         sampler: What to try next.
-        trials: How many trials in total; a grid's size when absent.
+        trials: How many trials in total; a grid's size, or the number that the engine fixes, when absent.
         seed: Decides everything random: suggestions, and the training of every trial.
+        merge: Train what trials share once. False trains every trial by itself.
 
     Raises:
         UserError: The definition makes no sense.
@@ -69,24 +133,42 @@ class Study:
         sampler: Sampler | None = None,
         trials: int | None = None,
         seed: int = 0,
+        merge: bool = True,
     ) -> None:
         self.space = space if isinstance(space, Space) else Space(space)
         self.objective = objective_of(objective)
-        self.engine = engine
+        self.engine = copy.copy(engine)  # what it remembers is this study's
         self.sampler = Random() if sampler is None else sampler
-        self.seed = seed
+        self.seed = _seed(seed)
+        self.merge = merge
+        self._keyed = KeyedGenerator()
         self.trials: list[TrialRecord] = []
+        self.tree = Tree()
         self._suggest = self.sampler.bind(self.space, seed)
-        self.total = _total(trials, self._suggest.size)
-        self._next: Config | None = None
-        self._running: dict[int, Stage] = {}
+        self.total = _total(trials, self._suggest.size, engine.size)
+        self.engine.start(self.space, self.total, seed)
+        self._walkers: list[Walker] = []
+        self._drawn: list[tuple[Config, Course]] = []  # of the trials to come, the next one last
+        self._planned = 0  # of those, the ones whose place in the tree is known
+        self._frontier = Frontier()
+        self._running: dict[int, Run] = {}
+        self._states: dict[int, Node] = {}  # the nodes whose end states lie somewhere, by the name of the state
+        self._runs: dict[Node, Run] = {}
+        self._again: set[Node] = set()  # nodes that are being trained again for their state
         self._stages = 0
         self._best: TrialRecord | None = None
         self._seen: set[str] = set()
-        self._settled = 0
+        self.settled = 0  # trials that have ended, well or not
+        self.at_rest = 0  # those, and the ones that have come as far as their method had them go
+        self.failed = 0
+        self._changes: list[Change] = []
+        self._releases: list[Release] = []
+
+    # ---- what to run
 
     def ask(self, worker: int = 0) -> Stage | None:
-        """The next stage for an idle trainer.
+        """The next stage for an idle trainer: of the engine's highest priority; then one that goes on from a state which the
+        trainer holds; then the one with the longest way to go.
 
         Args:
             worker: The trainer's rank.
@@ -94,35 +176,249 @@ class Study:
         Returns:
             None when nothing can run now; `finished` says whether anything will come.
         """
-        request = self.engine.request(self.trials, len(self.trials) < self.total)
+        while True:
+            self._pull()
+            node = self._frontier.pick(worker)
+            if node is None:
+                if not self._pull_new():
+                    return None
+            elif node.parent is not None and not node.parent.available:
+                self._offer(node)  # its parent's state was lost meanwhile
+            else:
+                return self._issue(node, worker)
+
+    def _pull(self) -> bool:
+        """Take what the engine asks for of trials that have begun; return whether there was anything."""
+        pulled = False
+        while (request := self.engine.request(self.trials, False, len(self._frontier))) is not None:
+            self._accept(request)
+            pulled = True
+        return pulled
+
+    def _pull_new(self) -> bool:
+        """Let the engine ask for a new trial; return whether it did."""
+        if len(self.trials) >= self.total:
+            return False
+        request = self.engine.request(self.trials, True, len(self._frontier))
         if request is None:
-            return None
-        trial = self._new_trial() if request.trial is None else self.trials[request.trial]
-        stage = Stage(self._stages, trial.number, None, trial.step, request.stop, trial.config, self.seed, (worker,))
-        self._stages += 1
-        self._running[stage.id] = stage
+            return False
+        self._accept(request)
+        return True
+
+    def _accept(self, request: Request) -> None:
+        walker = self._new_walker() if request.trial is None else self._walkers[request.trial]
+        trial = walker.trial
+        if request.trial is not None:
+            walker.leaf.claims -= 1
+            self.at_rest -= 1
+        before = walker.leaf
+        if request.donor is not None:
+            self._fork(walker, self._walkers[request.donor], request.config)
+        walker.goal, walker.priority = request.stop, request.priority
         trial.state = State.RUNNING
+        self._walk(walker)
+        self._let_go(before)
+
+    def _fork(self, walker: Walker, donor: Walker, config: Config | None) -> None:
+        """Go on with the model of another trial, from where that one last rested."""
+        trial, leaf = walker.trial, donor.leaf
+        trial.config = donor.trial.config if config is None else config
+        walker.course = self._course(trial.config, trial.number)
+        walker.leaf = leaf
+        trial.step, trial.stage = leaf.stop, leaf.stage
+        trial.values = donor.trial.values[: leaf.stop]
+        self._changes.append(Change(trial.number, State.RUNNING, leaf.stage, leaf.stop, True, trial.config, ""))
+
+    def _issue(self, node: Node, worker: int) -> Stage:
+        parent = node.parent
+        assert parent is not None
+        again = node.work is Work.DONE
+        walker = self._someone(node)
+        held = worker in parent.holders
+        keep = parent.parent is not None and (self.engine.forks or parent.needed(besides=node))
+        source = None if not parent.holders else worker if held else min(parent.holders)
+        stop = node.stop
+        park = bool(node.heirs) or not self.engine.final(stop) or any(w.goal > stop for w in node.walkers)
+        park = park or any(child.future for child in node.children.values())
+        config = node.course.config if again else walker.course.config
+        stage = Stage(
+            self._stages,
+            walker.trial.number,
+            parent.stage,
+            node.start,
+            stop,
+            config,
+            self.seed,
+            (worker,),
+            () if again else self.engine.checks(node.start, stop),
+            source,
+            parent.file if source is None else "",
+            keep,
+            park,
+        )
+        self._stages += 1
+        if held and not keep:
+            parent.let_go(worker)  # training goes on with it
+            if not parent.available and parent.stage is not None:
+                self._states.pop(parent.stage, None)
+        run = Run(stage, node, node.start, again)
+        self._running[stage.id] = run
+        if again:
+            self._again.add(node)
+        else:
+            node.work, node.stage = Work.RUNNING, stage.id
+            self._runs[node] = run
         return stage
+
+    def _someone(self, node: Node) -> Walker:
+        """A trial that a node is trained for."""
+        while not node.walkers:
+            node = node.heirs[0]
+        return node.walkers[0]
+
+    # ---- trials
 
     def prepare(self) -> None:
         """Draw the next trial's configuration ahead, where it does not depend on what is told until then.
 
         Changes no answer of this object, only when the time for one is spent.
         """
-        if self._next is None and not self._suggest.learns and len(self.trials) < self.total:
-            self._next = self._suggestion()
+        if not self._drawn and not self._suggest.learns and len(self.trials) < self.total:
+            self._draw(1)
 
-    def _new_trial(self) -> TrialRecord:
-        config = self._suggestion() if self._next is None else self._next
-        self._next = None
+    def _draw(self, count: int) -> None:
+        """Draw configurations ahead; where schedules make trials part at steps that are not known, as many as reasonable."""
+        first = len(self.trials)
+        plan = bool(self.space.schedules) and self.merge and not self._suggest.learns
+        if plan:
+            count = min(self.total - first, PLANNED)
+        drawn = []
+        for number in range(first, first + count):
+            config = self._suggestion(number)
+            drawn.append((config, self._course(config, number)))
+        self._drawn = drawn[::-1]
+        if plan:
+            self._planned = count
+            for _, course in drawn:
+                self.tree.plan(course, self.engine.max_steps)
+
+    def _new_walker(self) -> Walker:
+        if not self._drawn:
+            self._draw(1)
+        config, course = self._drawn.pop()
         trial = TrialRecord(len(self.trials), config)
+        walker = Walker(trial, course, self.tree.root)
         self.trials.append(trial)
-        return trial
+        self._walkers.append(walker)
+        self._changes.append(Change(trial.number, State.RUNNING, None, 0, False, config, ""))
+        if self._planned:
+            self._planned -= 1
+            self.tree.begin(course, self.engine.max_steps)
+        return walker
 
-    def _suggestion(self) -> Config:
-        number = len(self.trials)
-        rng = numpy.random.Generator(numpy.random.Philox(numpy.random.SeedSequence((self.seed, number))))
-        return self._suggest(number, self.trials, rng)
+    def _course(self, config: Config, number: int) -> Course:
+        return self.space.course(config, self.seed if self.merge else (self.seed, number))
+
+    def _suggestion(self, number: int) -> Config:
+        self._keyed.rekey(self.seed, number)
+        return self._suggest(number, self.trials, self._keyed.generator)
+
+    def _walk(self, walker: Walker) -> None:
+        """Move a trial on over what is trained already, to where it has to wait or to its goal."""
+        trial = walker.trial
+        while trial.state is State.RUNNING and trial.step < walker.goal:
+            node, lower = self.tree.descend(walker.leaf, walker.course, walker.goal)
+            if lower is not None:
+                self._was_split(node, lower)
+            for place, score in enumerate(node.scores):
+                if node.start + place == trial.step and self._record(trial, trial.step + 1, score, node.stage) is Verdict.STOP:
+                    self._rest(walker, State.STOPPED)
+                    return
+            if node.work is Work.FAILED:
+                trial.error = node.error
+                self._rest(walker, State.FAILED)
+            elif node.work is Work.DONE:
+                self._move(walker, node)
+                if node.over:
+                    self._rest(walker, State.DONE)
+            else:
+                node.join(walker)
+                if node.work is Work.WAITING:
+                    self._offer(node)
+                return
+        if trial.state is State.RUNNING:
+            self._rest(walker, State.DONE if trial.step >= self.engine.max_steps else State.PAUSED)
+
+    def _move(self, walker: Walker, node: Node) -> None:
+        before, walker.leaf = walker.leaf, node
+        if before.holders:
+            self._let_go(before)
+
+    def _was_split(self, upper: Node, lower: Node) -> None:
+        run = self._runs.get(lower)
+        if run is not None and upper.work is Work.RUNNING:
+            self._runs[upper] = run
+            if run.node is lower:
+                run.below.append(lower)
+                run.node = upper
+            else:
+                run.below.insert(run.below.index(lower) + 1, upper)
+        first = upper if lower.work is Work.WAITING else lower  # which of the two is to be trained, now or again
+        assert upper.parent is not None
+        if lower in upper.parent.heirs:
+            upper.parent.inherit(first, instead=lower)
+        if lower.level is not None:
+            self._frontier.remove(lower)
+            self._offer(first)
+
+    def _offer(self, node: Node) -> None:
+        """Have a node trained as soon as a trainer is free; before it whatever has to bring back a state that was lost."""
+        while node.parent is not None and not node.parent.available:
+            node.parent.inherit(node)
+            node = node.parent
+            if node in self._again:
+                return  # it is on its way
+        walkers = self._walkers_at(node)
+        if walkers:
+            self._frontier.add(node, max(w.priority for w in walkers), max(w.goal for w in walkers) - node.start)
+
+    def _walkers_at(self, node: Node) -> list[Walker]:
+        """The trials that wait for a node, or for one that waits for its state."""
+        found = list(node.walkers) if node.work is not Work.DONE else []
+        for heir in node.heirs:
+            found += self._walkers_at(heir)
+        return found
+
+    def _rest(self, walker: Walker, state: State) -> None:
+        """A trial has come to rest: at its goal, or for good."""
+        trial = walker.trial
+        trial.state = state
+        self.at_rest += 1
+        self.settled += state is not State.PAUSED
+        self.failed += state is State.FAILED
+        walker.leaf.claims += 1
+        self._changes.append(Change(trial.number, state, trial.stage, trial.step, False, trial.config, trial.error))
+        if state in (State.STOPPED, State.FAILED) or self.engine.final(trial.step) or trial.step < walker.goal:
+            self._retire(walker)
+        for number in self.engine.rest(trial):
+            self._retire(self._walkers[number])
+
+    def _retire(self, walker: Walker) -> None:
+        """A trial at rest will not be continued."""
+        if walker.goal >= 0:
+            walker.goal = -1
+            walker.leaf.claims -= 1
+            self._let_go(walker.leaf)
+
+    def _let_go(self, node: Node) -> None:
+        """Release a state that nobody can need."""
+        if node.stage is not None and node.available and node.parent is not None and not node.needed():
+            self._releases.append(Release(node.stage, tuple(sorted(node.holders)), node.file))
+            self._states.pop(node.stage, None)
+            node.holders = ()
+            node.file = ""
+
+    # ---- what happened
 
     def tell(self, stage: Stage, step: int, metrics: Mapping[str, float]) -> Verdict:
         """Report one step of a stage.
@@ -131,67 +427,225 @@ class Study:
             stage: As `ask` gave it.
             step: Counts from 1 over the whole trial.
             metrics: What training yielded.
+
+        Returns:
+            STOP when no trial wants the stage to go on; what is told of it after that does not count.
         """
-        trial = self._trial_of(stage)
-        if step != trial.step + 1:
-            raise ValueError(f"trial {trial.number} reported step {step} after step {trial.step}")
-        trial.step = step
+        run = self._run_of(stage)
+        if run.stopped:
+            return Verdict.STOP
+        if step != run.step + 1:
+            raise ValueError(f"stage {stage.id} reported step {step} after step {run.step}")
+        run.step = step
+        if run.again:
+            return Verdict.CONTINUE
         if len(self._seen) < len(metrics) or not self._seen.issuperset(metrics):
             self._seen.update(metrics)
         score = self.objective.score(step, metrics)
+        node = run.node
+        node.scores.append(score)
+        for walker in tuple(node.walkers):
+            if self._record(walker.trial, step, score, stage.id) is Verdict.STOP:
+                node.part(walker)
+                self._rest(walker, State.STOPPED)
+        if step == node.stop and run.below:
+            self._pass_split(run)
+        run.stopped = not run.node.walkers
+        return Verdict.STOP if run.stopped else Verdict.CONTINUE
+
+    def _record(self, trial: TrialRecord, step: int, score: Score | None, stage: int | None) -> Verdict:
+        """Take a step into a trial."""
+        trial.step, trial.stage = step, stage
         if score is None:
             trial.values.append(float("nan"))
         else:
-            trial.values.append(self.objective.sign * score.loss)
+            trial.last = score
+            trial.values.append(float("nan") if score == NO_SCORE else self.objective.sign * score.loss)
             if score < trial.score:
                 trial.score, trial.best_step = score, step
                 best = self._best
                 # a tie goes to the smaller number, whichever was reported first
                 if best is None or (score, trial.number) < (best.score, best.number):
                     self._best = trial
-        verdict = self.engine.judge(trial, step)
-        if verdict is Verdict.STOP:
-            trial.state = State.STOPPED
-        return verdict
+        return self.engine.judge(trial, step)
 
-    def end(self, stage: Stage) -> None:
+    def _pass_split(self, run: Run) -> None:
+        """A stage has come to the end of a node that is only part of what it trains."""
+        node = run.node
+        del self._runs[node]
+        run.node = run.below.pop()
+        self._complete(node)
+
+    def end(self, stage: Stage, *, kept: bool = True) -> None:
         """The stage reached its last step, obeyed STOP, or its training returned by itself.
+
+        Args:
+            stage: As `ask` gave it.
+            kept: Whether its trainer holds the state after the last step that counts.
 
         Raises:
             UserError: No trial has ever yielded a metric that the objective needs.
         """
         if not self._seen.issuperset(self.objective.needs):
             raise UserError(self.objective.missing(self._seen))
-        trial = self._settle(stage)
-        if trial.state is State.RUNNING:
-            trial.state = State.DONE
+        run = self._settle(stage)
+        node, parent = run.node, run.node.parent
+        assert parent is not None
+        if run.step < node.stop and run.again:
+            self._fail_heirs(node, f"training to step {node.stop} again ended by itself at step {run.step}")
+        elif run.step < node.stop and run.step == node.start:
+            self._end_at_once(run)
+        else:
+            if run.step < node.stop:
+                node = self._cut_short(run)
+            if kept and stage.park:
+                node.stage, node.holders = stage.id, (stage.ranks[0],)
+                self._states[stage.id] = node
+            self._complete(node)
+            self._let_go(node)
+        self._let_go(parent)
+
+    def _cut_short(self, run: Run) -> Node:
+        """A stage ended before its last step: return what is done of it; the rest waits for whoever still wants it."""
+        rest = run.node
+        done = self.tree.split(rest, run.step)
+        done.walkers, rest.walkers = rest.walkers, ()
+        done.over = not run.stopped
+        self._back_to_waiting(run)
+        return done
+
+    def _end_at_once(self, run: Run) -> None:
+        """A stage ended before its first step."""
+        self._back_to_waiting(run)
+        walkers, run.node.walkers = run.node.walkers, ()
+        for walker in walkers:
+            if run.stopped:
+                self._walk(walker)
+            else:
+                self._rest(walker, State.DONE)
+
+    def _back_to_waiting(self, run: Run) -> None:
+        for node in (run.node, *run.below):
+            self._runs.pop(node, None)
+            node.work, node.stage = Work.WAITING, None
+
+    def _complete(self, node: Node) -> None:
+        """All steps of a node are reported: move its trials on."""
+        self._runs.pop(node, None)
+        node.work = Work.DONE
+        walkers, node.walkers = node.walkers, ()
+        for walker in walkers:
+            self._move(walker, node)
+            if node.over:
+                self._rest(walker, State.DONE)
+            else:
+                self._walk(walker)
+        heirs, node.heirs = node.heirs, ()
+        for heir in heirs:
+            self._offer(heir)
 
     def fail(self, stage: Stage, error: str) -> None:
-        """The stage's training raised; `error` is what a list of failures should say of it."""
-        trial = self._settle(stage)
-        trial.state = State.FAILED
-        trial.error = error
+        """The stage's training raised; `error` is what a list of failures should say of it.
 
-    def _settle(self, stage: Stage) -> TrialRecord:
-        trial = self._trial_of(stage)
+        The same training would fail again, so every trial that shares the stage fails.
+        """
+        run = self._settle(stage)
+        node = run.node
+        if run.again:
+            self._fail_heirs(node, error)
+            return
+        if node.start < run.step < node.stop:
+            upper = self.tree.split(node, run.step)
+            self._runs.pop(upper, None)
+            upper.work = Work.DONE
+        for part in (node, *run.below):
+            self._runs.pop(part, None)
+            part.work, part.error = Work.FAILED, error
+            walkers, part.walkers = part.walkers, ()
+            for walker in walkers:
+                walker.trial.error = error
+                self._rest(walker, State.FAILED)
+        if node.parent is not None:
+            self._let_go(node.parent)
+
+    def _fail_heirs(self, node: Node, error: str) -> None:
+        heirs, node.heirs = node.heirs, ()
+        for heir in heirs:
+            self._fail_heirs(heir, error)
+            self._frontier.remove(heir)
+            if heir.work is not Work.DONE:
+                walkers, heir.walkers = heir.walkers, ()
+                for walker in walkers:
+                    walker.trial.error = error
+                    self._rest(walker, State.FAILED)
+
+    def give_back(self, stage: Stage) -> None:
+        """The stage could not begin, as the state that it goes on from was not where it was said to be; call `lost` first."""
+        run = self._settle(stage)
+        if not run.again:
+            self._back_to_waiting(run)
+        for node in (run.node, *run.below):
+            if node.walkers or node.heirs:
+                self._offer(node)
+
+    def lost(self, state: int, rank: int | None = None) -> bool:
+        """A rank does not hold a state any more; without one, its file is gone or damaged. Return whether it was there."""
+        node = self._states.get(state)
+        if node is None or not (node.file if rank is None else rank in node.holders):
+            return False
+        if rank is None:
+            node.file = ""
+        else:
+            node.let_go(rank)
+        if not node.available:
+            del self._states[state]
+        return True
+
+    def saved(self, state: int, rank: int, file: str) -> bool:
+        """A rank has moved a state from its memory to a checkpoint; return whether anybody can still need it."""
+        node = self._states.get(state)
+        if node is None or rank not in node.holders:
+            return False
+        node.let_go(rank)
+        node.file = file
+        return True
+
+    def _settle(self, stage: Stage) -> Run:
+        run = self._run_of(stage)
         del self._running[stage.id]
-        self._settled += 1
-        return trial
+        if run.again:
+            self._again.discard(run.node)
+        return run
 
-    def _trial_of(self, stage: Stage) -> TrialRecord:
-        if stage.id not in self._running:
+    def _run_of(self, stage: Stage) -> Run:
+        run = self._running.get(stage.id)
+        if run is None:
             raise ValueError(f"stage {stage.id} is not running")
-        return self.trials[stage.trial]
+        return run
+
+    # ---- how it stands
+
+    def changes(self) -> list[Change]:
+        """What trials came to since the last call, in order."""
+        found, self._changes = self._changes, []
+        return found
+
+    def releases(self) -> list[Release]:
+        """The states that nobody can need any more, since the last call."""
+        found, self._releases = self._releases, []
+        return found
 
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing more will be asked for."""
-        return not self._running and self.engine.request(self.trials, len(self.trials) < self.total) is None
-
-    @property
-    def settled(self) -> int:
-        """How many trials have ended, well or not."""
-        return self._settled
+        if self._running:
+            return False
+        while True:
+            pulled = self._pull()
+            if len(self._frontier):
+                return False
+            if not self._pull_new() and not pulled:
+                return True
 
     @property
     def best(self) -> Best | None:
@@ -211,17 +665,25 @@ class Study:
             **self.sampler.definition(),
             "trials": self.total,
             "seed": self.seed,
+            "merge": self.merge,
         }
 
 
-def _total(trials: int | None, size: int | None) -> int:
+def _seed(seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+        raise UserError(f"the seed has to be a whole number from 0 on, below 2 to the 63rd, not {seed!r}")
+    return seed
+
+
+def _total(trials: int | None, *sizes: int | None) -> int:
+    known = [size for size in sizes if size is not None]
     if trials is None:
-        if size is None:
+        if not known:
             raise UserError("say how many trials to run: trials=32, or --trials 32 on the command line")
-        return size
+        return known[0]
     if not isinstance(trials, int) or trials < 1:
         raise UserError(f"the number of trials has to be a whole number above 0, not {trials!r}")
-    return trials if size is None else min(trials, size)
+    return trials if sizes[0] is None else min(trials, sizes[0])
 
 
 __all__ = ["Best", "Stage", "State", "Study", "TrialRecord", "Verdict"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from openhpo.engines.base import Engine, Request
-from openhpo.errors import UserError
+from openhpo.engines.base import Engine, Request, whole
 from openhpo.stages import TrialRecord
 
 
@@ -18,11 +17,9 @@ class Full(Engine):
     """
 
     def __init__(self, max_steps: int) -> None:
-        if not isinstance(max_steps, int) or max_steps < 1:
-            raise UserError(f"the number of steps of a trial has to be a whole number above 0, not {max_steps!r}")
-        self.max_steps = max_steps
+        self.max_steps = whole(max_steps, "the number of steps of a trial")
 
-    def request(self, trials: Sequence[TrialRecord], more: bool) -> Request | None:
+    def request(self, trials: Sequence[TrialRecord], more: bool, waiting: int) -> Request | None:
         return Request(self.max_steps) if more else None
 
     def definition(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import openhpo as hpo
 from openhpo.expressions import Expression, Requirement
-from openhpo.objective import Objective
+from openhpo.objective import NO_SCORE, Objective, Score
 
 finite = st.floats(-1e6, 1e6)
 
@@ -37,7 +37,7 @@ def test_among_infeasible_trials_the_closest_is_best():
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("kind", [hpo.Minimize, hpo.Maximize])
 def test_a_value_that_is_not_finite_has_no_score(kind, value):
-    assert kind("m").score(1, {"m": value}) is None
+    assert kind("m").score(1, {"m": value}) == NO_SCORE
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -57,7 +57,7 @@ def test_metrics_that_are_absent_in_a_step_give_no_score():
 def test_derived_metrics_serve_as_objective_and_in_requirements():
     objective = hpo.Minimize("gap", require="gap >= 0", derived={"gap": "val - train"})
     assert objective.needs == {"val", "train"}
-    assert objective.score(1, {"val": 3.0, "train": 1.0}) == (0.0, 2.0)
+    assert objective.score(1, {"val": 3.0, "train": 1.0}) == Score(0.0, 2.0)
     assert objective.score(1, {"val": 1.0, "train": 3.0}).violation == 2.0
     assert hpo.Maximize("2 * a - abs(b)").score(1, {"a": 1.0, "b": -1.0}).loss == -1.0
 
@@ -65,7 +65,7 @@ def test_derived_metrics_serve_as_objective_and_in_requirements():
 def test_the_first_step_that_meets_a_requirement_is_a_metric():
     objective = hpo.Minimize(hpo.first_step("accuracy >= 0.9"))
     scores = [objective.score(step, {"accuracy": accuracy}) for step, accuracy in enumerate([0.5, 0.8, 0.95, 0.97], 1)]
-    assert min(scores) == scores[2] == (0.0, 3.0)
+    assert min(scores) == scores[2] == Score(0.0, 3.0)
     assert scores[1] < scores[0]  # closer to it
 
 

@@ -115,7 +115,7 @@ def test_what_learns_is_not_asked_ahead():
 
     study = make(sampler=Learning())
     study.prepare()
-    assert study._next is None
+    assert not study._drawn
 
 
 def test_a_verdict_of_the_engine_stops_a_trial():
