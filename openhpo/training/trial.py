@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from openhpo.errors import meant
+from openhpo.course import Course
+from openhpo.errors import UserError, meant
+from openhpo.keyed import KeyedGenerator
 from openhpo.stages import Stage
 from openhpo.training.devices import Device
 from openhpo.training.metrics import numbers
-from openhpo.training.randomness import SET_UP, KeyedGenerator, seed_everything
+from openhpo.training.randomness import SET_UP, seed_everything
+from openhpo.training.states import Lowering, Snapshot, lift, lower, trackable
 
 if TYPE_CHECKING:
     import numpy
+
+UNTRACKED = b"null"  # the header of the state of a training that never called track
+_ABSENT = object()
 
 
 class TrialStopped(BaseException):
@@ -30,45 +36,125 @@ class Port(Protocol):
     def put(self, step: int, metrics: dict[str, float]) -> bool:
         """Take one step's metrics, wait until the next step may run, and return whether it should."""
 
+    def rest(self, trial: Trial) -> tuple[Stage, Course] | None:
+        """The stage is over: wait for the next one that goes on here, and return it; None when none does."""
+
+
+class Values(Mapping[str, Any]):
+    """The hyperparameters in force at one moment, by name."""
+
+    def __init__(self, course: Course, t: float) -> None:
+        self._course = course
+        self._t = t
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._course.constants:
+            return self._course.constants[name]
+        return self._course.value(name, self._t)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._course.constants
+        yield from self._course.schedules
+
+    def __len__(self) -> int:
+        return len(self._course.constants) + len(self._course.schedules)
+
+
+def untracked() -> Snapshot:
+    """The state of a training that never called track."""
+    import numpy
+
+    return Snapshot(UNTRACKED, numpy.empty(0, numpy.uint8))
+
 
 class Trial:
     """One configuration in training, as the training function sees it.
 
-    `trial["lr"]` is a hyperparameter's value in force; `trial.get(name, default)` is for those that may be inactive.
+    `trial["lr"]` is a hyperparameter's value in force at this step; `trial.get(name, default)` is for those that may be
+    inactive. What a schedule or population based training changes has to be read anew at each step.
 
     Attributes:
-        config: All active hyperparameters.
         seed: What the random numbers are keyed by; the same for every trial of a study, so that equal configurations are
             equal computations.
         number: The trial's number in the study.
         step: The step being trained, from 1.
+        stage: The span of steps being trained.
+
+    Args:
+        stage: The first span of steps.
+        device: Where to train.
+        port: Where reports go.
+        precision: Of `autocast`.
+        course: What is in force; the stage's configuration as constants where absent.
+        state: The state to go on from; None for a new model.
+        owned: Whether nobody else needs the memory of that state.
     """
 
-    def __init__(self, stage: Stage, device: Device, port: Port, precision: str = "fp32") -> None:
-        self.config: Mapping[str, Any] = dict(stage.config)
+    def __init__(
+        self,
+        stage: Stage,
+        device: Device,
+        port: Port,
+        precision: str = "fp32",
+        *,
+        course: Course | None = None,
+        state: Snapshot | None = None,
+        owned: bool = False,
+    ) -> None:
         self.seed = stage.seed
-        self.number = stage.trial
-        self.step = stage.start + 1
         self.tracked: dict[str, Any] = {}
-        self._stop = stage.stop
+        self._tracks = False
         self._device = device
         self._port = port
         self._precision = precision
         self._keyed: KeyedGenerator | None = None
+        self._begin(stage, Course(stage.config, stage.config, {}) if course is None else course)
+        self.step = stage.start + 1
+        self._states: dict[str, Any] = {}  # that wait for the objects they belong to
+        self._again_up_to = 0  # steps that are only trained to get to where the stage begins
+        if state is not None and state.header == UNTRACKED:
+            self._again_up_to, self.step = stage.start, 1
+        elif state is not None:
+            self._states = lift(state, owned=owned)
         self._rekey(SET_UP)
 
+    def _begin(self, stage: Stage, course: Course) -> None:
+        self.stage = stage
+        self.number = stage.trial
+        self._course = course
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """All active hyperparameters, as they are at this step."""
+        return dict(self.at(0))
+
     def __getitem__(self, name: str) -> Any:
+        found = self._now.get(name, _ABSENT)
+        if found is not _ABSENT:
+            return found
         try:
-            return self.config[name]
+            found = self._now[name] = self.at(0)[name]
         except KeyError:
-            there = ", ".join(self.config)
+            there = ", ".join(self.at(0))
+            why = ""
+            if name in self._course.config:
+                why = f" {name!r} only says how a schedule goes; ask for the schedule."
             raise KeyError(
-                f"{name!r} is no active hyperparameter of this trial, which has {there}.{meant(name, self.config)}"
+                f"{name!r} is no active hyperparameter of this trial, which has {there}.{why}{meant(name, self.at(0))}"
             ) from None
+        return found
 
     def get(self, name: str, default: Any = None) -> Any:
         """A hyperparameter's value, or `default` where it is inactive."""
-        return self.config.get(name, default)
+        return self[name] if name in self._course.constants or name in self._course.schedules else default
+
+    def at(self, fraction: float) -> Mapping[str, Any]:
+        """The hyperparameters in force within this step, for schedules that go on from batch to batch.
+
+        Args:
+            fraction: How much of the step is done, from 0 to 1: `trial.at(batch / batches)["lr"]`.
+        """
+        return Values(self._course, self.step - 1 + fraction)
 
     @property
     def rng(self) -> numpy.random.Generator:
@@ -89,18 +175,48 @@ class Trial:
         return torch.device(self._device.name)
 
     def track(self, **objects: Any) -> None:
-        """Name the objects that make up the training's state, each with `state_dict` and `load_state_dict`.
+        """Name the objects that make up the training's state, and bring them to the state that this stage goes on from.
 
-        Call it when all is set up: from here on the random numbers are those of the first step.
+        Call it when all is set up: from here on the random numbers are those of the first step. Called without objects, it
+        says that the training has no state but its step. A training that never calls it can only be continued by
+        training it again from its first step.
+
+        Args:
+            objects: Each with `state_dict` and `load_state_dict`, or a NumPy array, a tensor, or a random generator, which
+                are restored in place.
 
         Raises:
-            TypeError: An object lacks these methods.
+            TypeError: An object is none of these.
+            KeyError: The state that this stage goes on from has no such name.
         """
+        self._tracks = True
         for name, item in objects.items():
-            if not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
-                raise TypeError(f"track({name}=…): a {type(item).__name__} has no state_dict() and load_state_dict()")
-        self.tracked.update(objects)
+            tracked = trackable(item)
+            if tracked is None:
+                raise TypeError(
+                    f"track({name}=…): a {type(item).__name__} has no state_dict() and load_state_dict(), "
+                    "and is no NumPy array, tensor or random generator"
+                )
+            self.tracked[name] = tracked
+            if self._states:
+                if name not in self._states:
+                    raise KeyError(f"track({name}=…): the state to go on from has {', '.join(self._states)}, but no {name!r}")
+                tracked.load_state_dict(self._states.pop(name))
         self._rekey(self.step)
+
+    def check_state(self) -> None:
+        """Raise CannotLower where the state cannot be stored, without copying it."""
+        lowering = Lowering()
+        for name, item in self.tracked.items():
+            lowering.node(name, item.state_dict())
+
+    def lower(self, spare: Callable[[int], Any] | None = None) -> Snapshot:
+        """The state, copied to host memory.
+
+        Raises:
+            CannotLower: It holds something that cannot be stored.
+        """
+        return lower(self.tracked, spare) if self._tracks else untracked()
 
     def report(self, metrics: Mapping[str, Any]) -> None:
         """Hand over the metrics of this step; return when the next one may run.
@@ -114,9 +230,25 @@ class Trial:
             TrialStopped: No further step will run. Let it pass.
             UserError: A metric is no number.
         """
-        go_on = self._port.put(self.step, numbers(metrics))
-        if not go_on or self.step >= self._stop:
+        found = numbers(metrics)
+        if self.step <= self._again_up_to:
+            self._next_step()
+            return
+        if self._states:
+            raise UserError(
+                f"train goes on from a state that holds {', '.join(self._states)}, and has not tracked that before its first "
+                "step: call trial.track(...) after the set-up, with the same names every time"
+            )
+        if not self._port.put(self.step, found):
             raise TrialStopped
+        if self.step >= self.stage.stop:
+            following = self._port.rest(self)
+            if following is None:
+                raise TrialStopped
+            self._begin(*following)
+        self._next_step()
+
+    def _next_step(self) -> None:
         self.step += 1
         self._rekey(self.step)
 
@@ -130,6 +262,7 @@ class Trial:
 
     def _rekey(self, step: int) -> None:
         self._key = step
+        self._now: dict[str, Any] = {}  # the values in force, as they are asked for
         seed_everything(self.seed, step)
         if self._keyed is not None:
             self._keyed.rekey(self.seed, step)
