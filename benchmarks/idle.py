@@ -59,7 +59,7 @@ def wait_in_receive() -> None:
 def measure_ranks() -> None:
     """On two ranks."""
     if launched_size() == 1:
-        relaunch(2, sys.orig_argv[1:])
+        relaunch(2)
     bare = cpu_percent(wait_in_receive)
     actors = cpu_percent(lambda: hpo.run_actors(lambda rank, size: {"waiter": Waiter()}, deadline=60))
     found = MPI.COMM_WORLD.gather((bare, actors))

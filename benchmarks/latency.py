@@ -114,7 +114,7 @@ def round_trips() -> list[float]:
 def run_study(folder: Path) -> None:
     """In a process of its own, which starts itself again under MPI."""
     if launched_size() == 1:
-        relaunch(case.ranks, sys.orig_argv[1:])
+        relaunch(case.ranks)
     bare = round_trips() if case.ranks == 2 else []
     hpo.run(
         train,

@@ -8,11 +8,12 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
 
+from openhpo.actors import launched_size
 from openhpo.errors import UserError
 
 TERMINAL = "OPENHPO_TERMINAL"  # tells rank 0 that a person watches, and how wide the terminal is
+RELAUNCHED = "OPENHPO_RELAUNCHED"  # this process is one of those that were started so
 LAUNCHER = "OPENHPO_LAUNCHER"  # the launcher to use, with options
 
 
@@ -39,20 +40,28 @@ def find_launcher(environment: Mapping[str, str] = os.environ) -> list[str]:
     )
 
 
-def relaunch(ranks: int, arguments: list[str]) -> NoReturn:
-    """Replace this process by `ranks` of it under MPI.
+def relaunch(ranks: int | None) -> None:
+    """Replace this process by `ranks` of it under MPI; return where this one is enough, or is under MPI already.
 
     Args:
-        ranks: How many.
-        arguments: What to give this Python.
+        ranks: How many; None for the ranks that there are.
 
     Raises:
-        UserError: There is no launcher.
+        UserError: There is no launcher, or the ranks that it started do not know of each other.
     """
+    if ranks is None or launched_size() > 1:
+        return
     if ranks < 1:
         raise UserError(f"the number of ranks has to be 1 or more, not {ranks}")
-    command = [*find_launcher(), "-n", str(ranks), sys.executable, *arguments]
-    environment = {**os.environ, **_open_mpi_settings(ranks)}
+    if ranks == 1:
+        return
+    if RELAUNCHED in os.environ:  # starting again would not end
+        raise UserError(
+            f"{shlex.join(find_launcher())} started this process, but tells it nothing of other ranks. Start it by hand: "
+            "mpirun -n RANKS openhpo run ..., without --ranks"
+        )
+    command = [*find_launcher(), "-n", str(ranks), sys.executable, *sys.orig_argv[1:]]
+    environment = {**os.environ, **_open_mpi_settings(ranks), RELAUNCHED: "1"}
     if sys.stderr.isatty():
         environment[TERMINAL] = str(shutil.get_terminal_size().columns)
     sys.stdout.flush()

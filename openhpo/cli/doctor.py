@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from openhpo.actors import Actor, Address, Message, handles, launched_size, run_actors
+from openhpo.actors import Actor, Address, Message, handles, run_actors
 from openhpo.cli.console import console
 from openhpo.errors import UserError
 from openhpo.launcher import find_launcher, relaunch
@@ -60,8 +60,7 @@ class Reporter(Actor):
 
 def examine(study: str, device: str, ranks: int) -> None:
     """Print what was found, on rank 0."""
-    if ranks > 1 and launched_size() == 1:
-        relaunch(ranks, sys.orig_argv[1:])
+    relaunch(ranks)
     place = find_place()
     share_threads(place.threads)
     reporter = Reporter(device)
