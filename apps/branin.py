@@ -16,6 +16,7 @@ def train(trial):
     x, y = trial["x"], trial["y"]
     value = (y - 5.1 / (4 * math.pi**2) * x**2 + 5 / math.pi * x - 6) ** 2
     value += 10 * (1 - 1 / (8 * math.pi)) * math.cos(x) + 10
+    trial.track()  # nothing is learnt, so there is no state but the step
     while True:
         # what is left to learn shrinks from step to step, with some noise
         rest = 20.0 / trial.step * (1 + 0.1 * trial.rng.standard_normal())

@@ -36,6 +36,7 @@ def train(trial):
     loss_of = nn.functional.cross_entropy
 
     while True:
+        optimizer.param_groups[0].update(lr=trial["lr"], momentum=trial["momentum"])  # which may change from step to step
         order = torch.as_tensor(trial.rng.permutation(len(train_x)), device=trial.device)
         for batch in order.split(trial["batch"]):
             with trial.autocast():

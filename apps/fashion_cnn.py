@@ -63,6 +63,8 @@ def train(trial):
     trial.track(model=model, optimizer=optimizer)
 
     while True:
+        for group in optimizer.param_groups:
+            group["lr"] = trial["lr"]  # which may change from step to step
         order = torch.as_tensor(trial.rng.permutation(len(train_x))[: len(train_x) // 10], device=trial.device)
         for batch in order.split(trial["batch"]):
             with trial.autocast():

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from openhpo.actors import WorkFailed as WorkFailed
     from openhpo.actors import handles as handles
     from openhpo.actors import run_actors as run_actors
+    from openhpo.engines import ASHA as ASHA
     from openhpo.engines import Engine as Engine
     from openhpo.engines import Full as Full
+    from openhpo.engines import Hyperband as Hyperband
+    from openhpo.engines import LearningCurveMatching as LearningCurveMatching
+    from openhpo.engines import MedianStopping as MedianStopping
+    from openhpo.engines import PopulationBased as PopulationBased
+    from openhpo.engines import Request as Request
+    from openhpo.engines import SuccessiveHalving as SuccessiveHalving
     from openhpo.errors import UserError as UserError
     from openhpo.hyperparameters import Categorical as Categorical
     from openhpo.hyperparameters import Float as Float
@@ -32,6 +39,16 @@ if TYPE_CHECKING:
     from openhpo.samplers import Grid as Grid
     from openhpo.samplers import Random as Random
     from openhpo.samplers import Sobol as Sobol
+    from openhpo.schedules import Chain as Chain
+    from openhpo.schedules import Constant as Constant
+    from openhpo.schedules import Cosine as Cosine
+    from openhpo.schedules import Cyclic as Cyclic
+    from openhpo.schedules import Exponential as Exponential
+    from openhpo.schedules import Linear as Linear
+    from openhpo.schedules import Schedule as Schedule
+    from openhpo.schedules import Steps as Steps
+    from openhpo.schedules import Switch as Switch
+    from openhpo.schedules import Warmup as Warmup
     from openhpo.space import Space as Space
     from openhpo.stages import Stage as Stage
     from openhpo.stages import Verdict as Verdict
@@ -42,11 +59,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "actors": "Actor ActorFailed Address Message PeerLost WorkDone WorkFailed handles run_actors",
-    "engines": "Engine Full",
+    "engines": "ASHA Engine Full Hyperband LearningCurveMatching MedianStopping PopulationBased Request SuccessiveHalving",
     "errors": "UserError",
     "launch": "run",
     "objective": "Maximize Minimize first_step",
     "result": "Result load",
+    "schedules": "Chain Constant Cosine Cyclic Exponential Linear Schedule Steps Switch Warmup",
     "samplers": "Grid Random Sobol",
     "hyperparameters": "Categorical Float Integer",
     "space": "Space",

@@ -11,13 +11,16 @@ from typing import Any, Protocol
 
 import numpy
 
-from openhpo.actors import Actor, Address, Notice, handles
+from openhpo.actors import Actor, Address, Notice, WorkDone, WorkFailed, handles
 from openhpo.errors import UserError
-from openhpo.protocol import Accepted, Ended, Failed, Ready, Reports, Train, Welcome
+from openhpo.hyperparameters import Config
+from openhpo.memory import LongLived
+from openhpo.protocol import TRAINER, Accepted, Drop, Ended, Failed, Missing, Ready, Reports, Saved, Train, Trouble, Welcome
 from openhpo.result import load
 from openhpo.stages import Stage, State, Verdict
 from openhpo.storage import StudyWriter, schema
-from openhpo.study import Best, Study
+from openhpo.storage.checkpoints import name_of
+from openhpo.study import Best, Change, Study
 
 FLUSH_SECONDS = 1.0  # at most so long lies between a report and the disk
 FLUSH_ROWS = 65_536  # or so many rows
@@ -33,7 +36,7 @@ class Progress:
 
     Attributes:
         trials: In total.
-        settled: That have ended, well or not.
+        settled: That have ended, well or not, or come as far as their method had them go.
         running: That train now.
         failed: That raised.
         steps: Reported so far.
@@ -97,8 +100,11 @@ class Coordinator(Actor):
         self._view = view
         self._idle: deque[Address] = deque()
         self._stages: dict[int, Stage] = {}
+        self._stopped: set[int] = set()  # stages whose trainer has been told to stop
+        self._configs: dict[int, Config] = {}  # of the trials, as the file has them
+        self._long_lived = LongLived()
         self._trainers = 0
-        self._steps = self._failed = 0
+        self._steps = 0
         self._shown = (0.0, 0)  # when progress was last shown, and the steps then
         self._writer: StudyWriter | None = None
 
@@ -123,7 +129,7 @@ class Coordinator(Actor):
         self._view.close()
         if self._writer is None:
             return
-        if isinstance(self.failure, UserError) and not self._study.settled - self._failed:
+        if isinstance(self.failure, UserError) and not self._study.at_rest - self._study.failed:
             self._writer.discard()  # nothing was found yet, and a mended command should not stumble over it
         else:
             self._writer.close()
@@ -157,17 +163,50 @@ class Coordinator(Actor):
             stage = self._study.ask(self._idle[0].rank)
             if stage is None:
                 break
+            self._release()  # before, so that a trainer does not copy what it leaves for nobody
             self.send(self._idle.popleft(), Train(stage))
             self.flush()  # the trainer need not wait for the file's rows
             self._stages[stage.id] = stage
-            time = self._time()
-            if stage.start == 0:
-                self._writer.trial(stage.trial, stage.seed, stage.config, time)
-            self._writer.stage(stage.id, stage.trial, stage.parent, stage.start, stage.stop, stage.ranks[0], time)
+            self._record_changes()
+            self._record_stage(stage)
+            self._long_lived.grown(stage.id + 1)
+        self._record_changes()
         if not self._stages and self._study.finished:
             self._finish()
         else:
             self._study.prepare()  # while all trainers are busy
+
+    def _record_stage(self, stage: Stage) -> None:
+        assert self._writer is not None
+        config = None if stage.config == self._configs[stage.trial] else stage.config
+        self._writer.stage(stage.id, stage.trial, stage.parent, stage.start, stage.stop, stage.ranks[0], self._time(), config)
+
+    def _record_changes(self) -> None:
+        """Write what trials came to, and have states dropped that nobody can need."""
+        assert self._writer is not None
+        for change in self._study.changes():
+            self._record_change(change)
+        self._release()
+
+    def _release(self) -> None:
+        for release in self._study.releases():
+            for rank in release.ranks:
+                self.send(Address(rank, TRAINER), Drop((release.state,)))
+            if release.file:
+                self._remove(release.file)
+
+    def _record_change(self, change: Change) -> None:
+        assert self._writer is not None
+        if change.state is State.RUNNING and not change.forked:
+            self._configs[change.trial] = change.config
+            self._writer.trial(change.trial, self._study.seed, change.config, self._time())
+            return
+        kind = schema.TRIAL_FORKED if change.forked else f"{schema.TRIAL}{change.state.value}"
+        text = json.dumps(change.config) if change.forked else change.error
+        stage = schema.NONE if change.stage is None else change.stage
+        self._writer.event(kind, self._time(), trial=change.trial, stage=stage, step=change.step, text=text)
+
+    # ---- what trainers say
 
     @handles(Reports)
     def on_reports(self, message: Reports, sender: Address) -> None:
@@ -175,36 +214,80 @@ class Coordinator(Actor):
         stage = self._stages[message.stage]
         names = message.names
         values = numpy.ndarray((message.count, len(names)), float, message.values)
+        last = message.first + message.count - 1
+        if stage.id in self._stopped:
+            return  # trained before the stop was heard
         tell, step, verdict = self._study.tell, message.first, Verdict.CONTINUE
         for row in values.tolist():
             verdict = tell(stage, step, dict(zip(names, row, strict=True)))
             step += 1
+            if verdict is Verdict.STOP:
+                self._stopped.add(stage.id)
+                values = values[: step - message.first]
+                break
         self._writer.reports(stage.trial, stage.id, message.first, names, values, self._time())
         self._steps += len(values)
-        self.send(sender, Accepted(stage.id, verdict is Verdict.STOP))
+        self.send(sender, Accepted(stage.id, last, verdict is Verdict.STOP))
         if self._writer.waiting >= FLUSH_ROWS:
             self._writer.flush()
 
     @handles(Ended)
     def on_ended(self, message: Ended, sender: Address) -> None:
         stage = self._stages.pop(message.stage)
-        self._study.end(stage)
-        stopped = self._study.trials[stage.trial].state is State.STOPPED
+        stopped = stage.id in self._stopped
+        self._study.end(stage, kept=message.kept)
         self._settle(stage, sender, schema.STAGE_STOPPED if stopped else schema.STAGE_ENDED)
 
     @handles(Failed)
     def on_failed(self, message: Failed, sender: Address) -> None:
         stage = self._stages.pop(message.stage)
         self._study.fail(stage, message.error)
-        self._failed += 1
         self._settle(stage, sender, schema.STAGE_FAILED, message.traceback)
 
     def _settle(self, stage: Stage, trainer: Address, kind: str, text: str = "") -> None:
         assert self._writer is not None
+        self._stopped.discard(stage.id)
         step = self._study.trials[stage.trial].step
         self._writer.event(kind, self._time(), trial=stage.trial, stage=stage.id, rank=trainer.rank, step=step, text=text)
+        self._record_changes()
         self._idle.append(trainer)
         self._hand_out()
+
+    # ---- states
+
+    @handles(Missing)
+    def on_missing(self, message: Missing, sender: Address) -> None:
+        assert self._writer is not None
+        stage = self._stages.pop(message.stage)
+        rank = None if message.rank == schema.NONE else message.rank
+        if self._study.lost(message.state, rank):
+            self._writer.event(schema.STATE_LOST, self._time(), stage=message.state, rank=message.rank)
+        self._study.give_back(stage)
+        self._idle.append(sender)
+        self._hand_out()
+
+    @handles(Saved)
+    def on_saved(self, message: Saved, sender: Address) -> None:
+        file = name_of(message.state)
+        if not self._study.saved(message.state, sender.rank, file):
+            self._remove(file)  # nobody needs it any more
+
+    def _remove(self, file: str) -> None:
+        self.work((self._folder / file).unlink, True)
+
+    @handles(WorkDone)
+    def on_removed(self, message: WorkDone, sender: Address) -> None:
+        pass
+
+    @handles(WorkFailed)
+    def on_not_removed(self, message: WorkFailed, sender: Address) -> None:
+        self._view.note(f"a checkpoint could not be removed: {message.error}")
+
+    @handles(Trouble)
+    def on_trouble(self, message: Trouble, sender: Address) -> None:
+        self._view.note(message.text)
+        if self._writer is not None:
+            self._writer.event(schema.TROUBLE, self._time(), rank=sender.rank, text=message.text)
 
     # ---- time
 
@@ -226,13 +309,13 @@ class Coordinator(Actor):
         study, elapsed = self._study, self._time()
         before, steps = self._shown
         self._shown = (elapsed, self._steps)
-        under_way = sum(study.trials[stage.trial].step for stage in self._stages.values()) / study.engine.max_steps
-        part = (study.settled + under_way) / study.total
+        expected = study.engine.expected_steps(study.total)
+        part = 1.0 if study.settled == study.total else min(0.99, max(study.settled / study.total, self._steps / expected))
         return Progress(
             trials=study.total,
-            settled=study.settled,
+            settled=study.at_rest,
             running=len(self._stages),
-            failed=self._failed,
+            failed=study.failed,
             steps=self._steps,
             rate=(self._steps - steps) / max(elapsed - before, 1e-9),
             elapsed=elapsed,
@@ -252,16 +335,27 @@ def check_same(folder: Path, definition: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(definition))
     differing = [key for key in {**wanted, **there.definition} if wanted.get(key) != there.definition.get(key)]
     if differing:
-        key = differing[0]
+        where, its, here = _difference(differing[0], there.definition.get(differing[0]), wanted.get(differing[0]))
         raise UserError(
-            f"{folder} holds another study: its {key} is {_short(there.definition.get(key))}, and here it is "
-            f"{_short(wanted.get(key))}. Choose another --study, or remove that folder."
+            f"{folder} holds another study: its {where} is {_short(its)}, and here it is {_short(here)}. "
+            "Choose another --study, or remove that folder."
         )
     if not there.finished:
         raise UserError(
             f"{folder} holds this study, but it was interrupted, and continuing one is not possible yet. "
             f"`openhpo best {folder}` shows what it found; choose another --study to start anew."
         )
+
+
+def _difference(where: str, one: Any, other: Any) -> tuple[str, Any, Any]:
+    """The innermost place where two values differ, and what is there."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        key = next(key for key in {**other, **one} if one.get(key) != other.get(key))
+        return _difference(f"{where}: {key}", one.get(key), other.get(key))
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        place = next(place for place, (mine, theirs) in enumerate(zip(one, other, strict=True)) if mine != theirs)
+        return _difference(f"{where}, number {place + 1}", one[place], other[place])
+    return where, one, other
 
 
 def _short(value: Any) -> str:

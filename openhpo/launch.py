@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import inspect
 import os
 import platform
 import shlex
@@ -12,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from openhpo.actors import Actor, launched_size, run_actors
+from openhpo.actors import Actor, run_actors
 from openhpo.coordinator import Coordinator
 from openhpo.engines import Engine
 from openhpo.errors import UserError
@@ -24,6 +26,7 @@ from openhpo.protocol import COORDINATOR, TRAINER
 from openhpo.result import Result
 from openhpo.samplers import Sampler
 from openhpo.space import Space
+from openhpo.store import default_budget
 from openhpo.study import Study
 from openhpo.trainer import Trainer
 from openhpo.training import Trial
@@ -43,6 +46,8 @@ def run(
     ranks: int | None = None,
     device: str = "auto",
     precision: str = "fp32",
+    state_memory: int | None = None,
+    merge: bool = True,
     dedicated_coordinator: bool = False,
     progress: bool = True,
     actors: Callable[[int, int], Mapping[str, Actor]] | None = None,
@@ -65,6 +70,9 @@ def run(
         ranks: Start this program again under mpiexec with so many ranks, unless it already runs under MPI.
         device: "auto", "cpu", "cuda" or "hpu".
         precision: "fp32", or "bf16" for autocast.
+        state_memory: Bytes of host memory a rank uses for the states of trials that may go on; those beyond it are written to
+            checkpoint files. By default a quarter of the node's memory, divided among its ranks.
+        merge: Train what trials have in common once.
         dedicated_coordinator: Keep rank 0 free of training, where there are others.
         progress: Show how it is getting on, on standard error of rank 0.
         actors: Gives further actors of a rank, `actors(rank, size) -> {name: actor}`, to run beside the study's until it ends.
@@ -74,8 +82,7 @@ def run(
         UserError: The arguments make no sense, on whichever rank that is noticed.
         ActorFailed: A bug, here or on another rank.
     """
-    if ranks is not None and launched_size() == 1 and ranks > 1:
-        relaunch(ranks, sys.orig_argv[1:])
+    relaunch(ranks)
     if precision not in PRECISIONS:
         raise UserError(f"there is no precision {precision!r}: choose {' or '.join(PRECISIONS)}")
     if not isinstance(space, Space):
@@ -86,23 +93,35 @@ def run(
     identity = {"app": app or getattr(train, "__module__", "app"), "precision": precision}
 
     def make_study() -> Study:
-        return Study(space, objective, engine=engine, sampler=sampler, trials=trials, seed=seed)
+        return Study(space, objective, engine=engine, sampler=sampler, trials=trials, seed=seed, merge=merge)
 
     def cast(rank: int, size: int) -> Mapping[str, Actor]:
         company: dict[str, Actor] = {**(actors(rank, size) if actors is not None else {})}
         if rank == COORDINATOR.rank:
-            company[COORDINATOR.name] = Coordinator(make_study, folder, identity, environment(place), choose_view(progress))
+            company[COORDINATOR.name] = Coordinator(
+                make_study, folder, identity, environment(place, train), choose_view(progress)
+            )
         if rank != COORDINATOR.rank or not dedicated_coordinator or size == 1:
-            company[TRAINER] = Trainer(train, choose_device(device, place.local_rank), precision)
+            company[TRAINER] = Trainer(
+                train,
+                space,
+                choose_device(device, place.local_rank),
+                precision,
+                folder,
+                default_budget(place.local_size) if state_memory is None else state_memory,
+                forks=engine.forks,
+            )
         return company
 
     run_actors(cast)
     return Result(folder)
 
 
-def environment(place: Place) -> dict[str, Any]:
-    """What a run runs on, for its study file: versions, command, host."""
+def environment(place: Place, train: Callable[[Trial], Any]) -> dict[str, Any]:
+    """What a run runs on, for its study file: versions, command, host, where the training code lies."""
     found = {"python": platform.python_version(), "host": socket.gethostname(), "command": shlex.join(sys.orig_argv)}
+    with contextlib.suppress(TypeError, OSError):
+        found["code"] = str(Path(inspect.getsourcefile(train) or "").resolve())
     for package in ("openhpo", "torch", "numpy", "ConfigSpace", "h5py", "mpi4py"):
         try:
             found[package] = importlib.metadata.version(package)

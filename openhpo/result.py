@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 from numpy.typing import NDArray
 
 from openhpo.errors import UserError, meant
 from openhpo.objective import NO_SCORE, Objective, Score
-from openhpo.stages import State
+from openhpo.stages import AT_REST, State
 from openhpo.storage import schema
 from openhpo.storage.reader import Tables, read, study_file
 from openhpo.study import Best
 
-_STATES = {
-    schema.STAGE_ENDED: State.DONE,
-    schema.STAGE_STOPPED: State.STOPPED,
-    schema.STAGE_FAILED: State.FAILED,
-}
+_STATES = {f"{schema.TRIAL}{state.value}": state for state in AT_REST} | {schema.TRIAL_FORKED: State.RUNNING}
+NO_STAGE = -1
+_STAGE_ENDS = (schema.STAGE_ENDED, schema.STAGE_STOPPED, schema.STAGE_FAILED)
+
+
+class Span(NamedTuple):
+    """A part of a model's training.
+
+    Attributes:
+        stage: The stage.
+        trial: Whom it was trained for.
+        start, stop: Steps trained before it, and at its end.
+        config: What was in force, parameters of schedules included.
+    """
+
+    stage: int
+    trial: int
+    start: int
+    stop: int
+    config: dict[str, Any]
 
 
 class Result:
@@ -81,12 +95,14 @@ class Result:
 
     @cached_property
     def states(self) -> list[State]:
-        """How far each trial is."""
+        """How far each trial is; one that was paused when the study ended counts as stopped."""
         states = [State.RUNNING] * len(self.tables.trials)
         for event in self.tables.events:
             state = _STATES.get(event["kind"].decode())
             if state is not None:
                 states[event["trial"]] = state
+        if self.finished:
+            return [State.STOPPED if state is State.PAUSED else state for state in states]
         return states
 
     @cached_property
@@ -103,8 +119,132 @@ class Result:
             for event in events[events["kind"] == schema.STAGE_FAILED.encode()]
         ]
 
+    # ---- who was trained when: trials may share stages, and go on from each other's
+
+    @cached_property
+    def _row_of(self) -> dict[int, int]:
+        """The row of each stage in the table of stages."""
+        return {stage: row for row, stage in enumerate(self.tables.stages["stage"].tolist())}
+
+    @cached_property
+    def _by_stage(self) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64]]:
+        """Rows of the reports in the order of stages, and where each stage begins; within a stage steps follow each other."""
+        stages = self.tables.reports["stage"]
+        order = numpy.argsort(stages, kind="stable")
+        return order, numpy.searchsorted(stages[order], numpy.arange(len(self.tables.stages) + 1))
+
+    def _path(self, stage: int, step: int) -> list[tuple[int, int, int]]:
+        """The stages that lead to a step of a stage, from the first: (row in the table, steps before, last step)."""
+        stages, path = self.tables.stages, []
+        while stage in self._row_of:
+            row = self._row_of[stage]
+            start = int(stages["start"][row])
+            if start < step:
+                path.append((row, start, step))
+            step, stage = min(step, start), int(stages["parent"][row])
+        return path[::-1]
+
+    def lineage(self, trial: int, step: int | None = None) -> list[Span]:
+        """How the model came about with which a trial was best, from its first step: its own stages and those it took over.
+
+        Args:
+            trial: The trial.
+            step: A step that it has reported; the best one where absent.
+
+        Raises:
+            UserError: There is no such trial or step.
+        """
+        step = self.scores[trial][1] if step is None and 0 <= trial < len(self.configs) else step
+        rows = self._rows[trial] if 0 <= trial < len(self.configs) else numpy.empty(0, int)
+        rows = rows[self.tables.reports["step"][rows] == step]
+        if not len(rows):
+            raise UserError(f"trial {trial} has no report of step {step}")
+        stage = self._best_row(rows)
+        return [
+            Span(
+                int(self.tables.stages["stage"][row]),
+                int(self.tables.stages["trial"][row]),
+                start,
+                stop,
+                self._config_of(row),
+            )
+            for row, start, stop in self._path(stage, int(step or 0))
+        ]
+
+    def _best_row(self, rows: NDArray[numpy.int64]) -> int:
+        """Of reports of the same step the stage of the best one, the last of equals."""
+        best, stage = None, NO_STAGE
+        for row in rows.tolist():
+            score = self._scored[row]
+            if best is None or (score is not None and score <= best):
+                best, stage = score or best, int(self.tables.reports["stage"][row])
+        return stage
+
+    def _config_of(self, row: int) -> dict[str, Any]:
+        """The configuration of a row of the table of stages."""
+        stage = self.tables.stages[row]
+        if stage["config_size"]:
+            return self.tables.config(stage)
+        return self.configs[int(stage["trial"])]
+
+    @cached_property
+    def _standings(self) -> dict[int, tuple[int, int]]:
+        """Of the trials that share stages or took over a model: the stage they have come to, and the step."""
+        stages, owner = self.tables.stages, dict(zip(*self._stage_owners, strict=True))
+        sharing: dict[int, tuple[int, int]] = {}
+        for stage, trial, parent in zip(*(stages[name].tolist() for name in ("stage", "trial", "parent")), strict=True):
+            if parent >= 0 and owner[parent] != trial:
+                sharing[trial] = (stage, 0)
+        last = dict.fromkeys(sharing, NO_STAGE)
+        for stage, trial in zip(*self._stage_owners, strict=True):
+            if trial in last:
+                last[trial] = stage
+        for event in self.tables.events:
+            trial, stage = int(event["trial"]), int(event["stage"])
+            if stage >= 0 and event["kind"].startswith(schema.TRIAL.encode()) and (trial in sharing or owner[stage] != trial):
+                sharing[trial] = (stage, int(event["step"]))
+        _, begin = self._by_stage
+        for trial, stage in last.items():
+            if stage > sharing[trial][0] or not sharing[trial][1]:  # it has begun after the last event
+                row = self._row_of[stage]
+                sharing[trial] = (stage, int(stages["start"][row] + begin[stage + 1] - begin[stage]))
+        return sharing
+
+    @property
+    def _stage_owners(self) -> tuple[list[int], list[int]]:
+        return self.tables.stages["stage"].tolist(), self.tables.stages["trial"].tolist()
+
+    @cached_property
+    def _rows(self) -> list[NDArray[numpy.int64]]:
+        """The rows of the reports that count for each trial, in the order of steps of the model that it holds.
+
+        Steps that a trial shares with others are in; those of a model that it has given up for another one's come first.
+        """
+        trials = self.tables.reports["trial"]
+        order = numpy.argsort(trials, kind="stable")
+        begin = numpy.searchsorted(trials[order], numpy.arange(len(self.tables.trials) + 1))
+        rows = [order[begin[trial] : begin[trial + 1]] for trial in range(len(self.tables.trials))]
+        for trial in self._standings:
+            path = self._path_rows(trial)
+            own = rows[trial]
+            rows[trial] = numpy.concatenate([own[~numpy.isin(own, path)], path]) if trial in self._forked else path
+        return rows
+
+    def _path_rows(self, trial: int) -> NDArray[numpy.int64]:
+        """The rows of the reports of the model that a trial holds."""
+        order, begin = self._by_stage
+        stage, step = self._standings[trial]
+        parts = [
+            order[begin[number] : begin[number + 1]][: stop - start]
+            for row, start, stop in self._path(stage, step)
+            for number in [int(self.tables.stages["stage"][row])]
+        ]
+        return numpy.concatenate(parts) if parts else numpy.empty(0, numpy.int64)
+
+    # ---- curves and scores
+
     def curves(self, metric: str | None = None) -> NDArray[numpy.float64]:
-        """Learning curves.
+        """Learning curves: of each trial, the one of the model that it holds.
 
         Args:
             metric: Which metric; the objective's by default.
@@ -120,7 +260,7 @@ class Result:
             column = self.tables.values[:, self.metrics.index(metric)]
         elif metric == str(self.objective.metric):  # derived: an expression, or a first step
             column = numpy.array(
-                [numpy.nan if score is None else self.objective.value(score) for _, _, score in self._scored()]
+                [numpy.nan if score in (None, NO_SCORE) else self.objective.value(score) for score in self._scored]
             )
         else:
             there = ", ".join(self.metrics) or "none yet"
@@ -128,26 +268,46 @@ class Result:
         reports = self.tables.reports
         steps = int(reports["step"].max()) if len(reports) else 0
         curves = numpy.full((len(self.tables.trials), steps), numpy.nan)
-        curves[reports["trial"], reports["step"] - 1] = column
+        alone = ~numpy.isin(reports["trial"], list(self._standings))
+        curves[reports["trial"][alone], reports["step"][alone] - 1] = column[alone]
+        for trial in self._standings:
+            rows = self._path_rows(trial)
+            curves[trial, reports["step"][rows] - 1] = column[rows]
         return curves
 
-    def _scored(self) -> Iterator[tuple[int, int, Score | None]]:
-        """The trial, step and score of every report."""
-        reports, names = self.tables.reports, self.metrics
-        for trial, step, row in zip(
-            reports["trial"].tolist(), reports["step"].tolist(), self.tables.values.tolist(), strict=True
-        ):
-            metrics = {name: value for name, value in zip(names, row, strict=True) if not math.isnan(value)}
-            yield trial, step, self.objective.score(step, metrics)
+    @cached_property
+    def _scored(self) -> list[Score | None]:
+        """The score of every report."""
+        names = self.metrics
+        return [
+            self.objective.score(step, {name: value for name, value in zip(names, row, strict=True) if not math.isnan(value)})
+            for step, row in zip(self.tables.reports["step"].tolist(), self.tables.values.tolist(), strict=True)
+        ]
 
     @cached_property
     def scores(self) -> list[tuple[Score, int]]:
         """The best score of each trial and the step it was reached at."""
         best = [(NO_SCORE, 0)] * len(self.tables.trials)
-        for trial, step, score in self._scored():
-            if score is not None and score < best[trial][0]:
-                best[trial] = (score, step)
+        steps = self.tables.reports["step"].tolist()
+        for trial, rows in enumerate(self._rows):
+            inherited = self._inherited.get(trial, frozenset())
+            for row in rows.tolist():
+                score = self._scored[row]
+                if score is not None and score < best[trial][0] and row not in inherited:
+                    best[trial] = (score, steps[row])
         return best
+
+    @cached_property
+    def _inherited(self) -> dict[int, frozenset[int]]:
+        """Of trials that took over a model, the rows of the reports that were made for others: they are no merit of theirs."""
+        owners = self.tables.reports["trial"]
+        return {trial: frozenset(self._rows[trial][owners[self._rows[trial]] != trial].tolist()) for trial in self._forked}
+
+    @cached_property
+    def _forked(self) -> set[int]:
+        """The trials that have taken over a model."""
+        events = self.tables.events
+        return set(events["trial"][events["kind"] == schema.TRIAL_FORKED.encode()].tolist())
 
     @cached_property
     def best(self) -> Best | None:
@@ -163,13 +323,9 @@ class Result:
     def _standing(self, trial: int) -> Best:
         score, step = self.scores[trial]
         curve = self._objective_curves[trial]
+        config = self.lineage(trial, step)[-1].config if trial in self._forked else self.configs[trial]
         return Best(
-            trial,
-            self.configs[trial],
-            self.objective.value(score),
-            step,
-            score.violation == 0,
-            curve[: self._steps[trial]].tolist(),
+            trial, config, self.objective.value(score), step, score.violation == 0, curve[: self._steps[trial]].tolist()
         )
 
     @cached_property
@@ -178,8 +334,8 @@ class Result:
 
     def metrics_at(self, trial: int, step: int) -> dict[str, float]:
         """All metrics that a trial reported at one step."""
-        rows = (self.tables.reports["trial"] == trial) & (self.tables.reports["step"] == step)
-        values = self.tables.values[rows]
+        rows = self._rows[trial]
+        values = self.tables.values[rows[self.tables.reports["step"][rows] == step]]
         return (
             {name: float(v) for name, v in zip(self.metrics, values[-1], strict=True) if not math.isnan(v)}
             if len(values)
@@ -240,13 +396,15 @@ class Result:
         """How many steps each trial has reported."""
         steps = numpy.zeros(len(self.tables.trials), int)
         numpy.maximum.at(steps, self.tables.reports["trial"], self.tables.reports["step"])
+        for trial, (_, step) in self._standings.items():
+            steps[trial] = step
         return steps
 
     def _seconds(self) -> NDArray[numpy.float64]:
         """How long each trial has trained."""
         seconds = numpy.zeros(len(self.configs))
         begun = dict(zip(self.tables.stages["stage"].tolist(), self.tables.stages["time"].tolist(), strict=True))
-        for event in self.tables.events:
+        for event in self.tables.events[numpy.isin(self.tables.events["kind"], [kind.encode() for kind in _STAGE_ENDS])]:
             if int(event["stage"]) in begun:
                 seconds[event["trial"]] += event["time"] - begun[int(event["stage"])]
         return seconds

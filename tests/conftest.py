@@ -20,7 +20,7 @@ class Mpi:
     name: str
     python: Path
 
-    def run(self, ranks: int, *arguments: str, timeout: float = 90, options: tuple[str, ...] = (), **environment: str):
+    def run(self, ranks: int, *arguments: str, timeout: float = 180, options: tuple[str, ...] = (), **environment: str):
         """Run this Python with these arguments on so many ranks, and return what it did."""
         command = [str(self.python.parent / "mpiexec"), *options, "-n", str(ranks), str(self.python), *arguments]
         return finished(command, timeout, {**MPI_ENVIRONMENT, **environment})
@@ -34,7 +34,7 @@ MPI_ENVIRONMENT = {
 }
 
 
-def finished(command: list[str], timeout: float = 90, environment: dict[str, str] | None = None, cwd: Path | None = None):
+def finished(command: list[str], timeout: float = 180, environment: dict[str, str] | None = None, cwd: Path | None = None):
     """Run a command to its end; past the timeout, fail with the stacks of its processes."""
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMI", "PRTE_", "OPENHPO_"))

@@ -16,7 +16,9 @@ BRANIN = str(ROOT / "apps/branin.py")
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["run", "grid"], ["run", "random"], ["run", "sobol"], ["best"], ["status"], ["doctor"]]
+    "command",
+    [[], ["run"], ["run", "grid"], ["run", "random"], ["run", "sobol"], ["best"], ["status"], ["doctor"], ["replay"]]
+    + [["run", method] for method in ("halving", "asha", "hyperband", "matching", "median", "pbt")],
 )
 def test_every_command_explains_itself(command, openhpo):
     done = openhpo(*command, "--help")
@@ -32,6 +34,44 @@ def test_the_package_and_its_help_import_nothing_heavy(what):
     done = finished([sys.executable, "-c", check])
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "loaded []"
+
+
+METHODS = {
+    "halving": ["--trials", "27", "--steps", "9"],
+    "asha": ["--trials", "20", "--steps", "8", "--reduction-factor", "2", "--sampler", "sobol"],
+    "hyperband": ["--steps", "9"],
+    "matching": ["--trials", "16", "--accumulation", "5", "--checkpoint", "4", "--checkpoint", "8", "--threshold", "0.4"],
+    "median": ["--trials", "16", "--grace", "3", "--startup", "4"],
+    "pbt": ["--trials", "8", "--interval", "2", "--mutate", "x"],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_from_the_command_line_and_tells_what_it_found(method, openhpo):
+    done = openhpo("run", method, BRANIN, *METHODS[method], "--study", "study")
+    assert done.returncode == 0, done.stderr
+    assert "best of" in done.stdout
+    status = openhpo("status", "study").stdout
+    assert "finished" in status
+    assert "0 running, 0 failed" in status
+
+
+def test_a_grid_goes_with_every_method(openhpo):
+    done = openhpo(
+        "run", "asha", BRANIN, "--sampler", "grid", "--axis", "x=4", "--axis", "y=0.0,5.0", "--steps", "9", "--study", "s"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "best of 8 trials" in done.stdout
+
+
+def test_replay_trains_a_fresh_model_with_the_winners_schedule(openhpo):
+    digits = str(ROOT / "apps/digits_mlp.py")
+    assert openhpo("run", "pbt", digits, "--trials", "6", "--steps", "6", "--interval", "2", "--study", "s").returncode == 0
+    done = openhpo("replay", "s")
+    assert done.returncode == 0, done.stderr
+    recorded, fresh = re.findall(r"val_accuracy.*: ([\d.]+) at step \d", done.stdout)
+    assert recorded == fresh
+    assert openhpo("replay", "s", "--seed", "7", "--into", "other").returncode == 0
 
 
 def test_best_and_status_tell_what_a_study_found(openhpo):

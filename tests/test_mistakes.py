@@ -71,8 +71,27 @@ CASES = {
     "axis_without_value": ([], ["grid", "my_app.py", "--axis", "x"], ["--axis 'x'", "NAME=VALUE"]),
     "fix_unknown": ([], ["random", "my_app.py", "--set", "y=3"], ["there is no hyperparameter 'y'"]),
     "fix_outside": ([], ["random", "my_app.py", "--set", "x=3"], ["x cannot be 3"]),
+    "unknown_sampler": ([], ["asha", "my_app.py", "--sampler", "sobel"], ["no sampler 'sobel'", "Did you mean 'sobol'?"]),
+    "axis_without_grid": ([], ["asha", "my_app.py", "--axis", "x=3"], ["--axis goes with --sampler grid"]),
+    "eta_of_one": ([], ["halving", "my_app.py", "--trials", "9", "--reduction-factor", "1"], ["reduction_factor", "not 1"]),
+    "rung_above_steps": ([], ["asha", "my_app.py", "--trials", "9", "--min-steps", "9"], ["min_steps is 9", "max_steps, 2"]),
+    "population_of_one": ([], ["pbt", "my_app.py", "--trials", "1"], ["two members at least"]),
+    "mutate_unknown": ([], ["pbt", "my_app.py", "--trials", "4", "--mutate", "lr"], ["mutate names 'lr'", "not searched"]),
+    "nothing_tracked": ([], ["pbt", "my_app.py", "--trials", "8"], ["train never calls trial.track"]),
+    "late_checkpoint": (
+        [],
+        ["matching", "my_app.py", "--trials", "9", "--checkpoint", "2"],
+        ["checkpoints have to lie between"],
+    ),
+    "size_of_nothing": ([], ["asha", "my_app.py", "--trials", "9", "--state-memory", "much"], ["--state-memory 'much'", "4G"]),
+    "endless_part": (
+        [("hpo.Float((0.0, 1.0))", "hpo.Chain(hpo.Constant(0.1), hpo.Constant(0.2))")],
+        ["random", "my_app.py"],
+        ["'x'", "needs an end"],
+    ),
     "zero_trials": ([], ["random", "my_app.py", "--trials", "0"], ["number of trials", "above 0"]),
-    "zero_steps": ([], ["random", "my_app.py", "--steps", "0"], ["number of steps", "above 0"]),
+    "negative_seed": ([], ["random", "my_app.py", "--seed", "-1"], ["the seed", "from 0 on"]),
+    "zero_steps": ([], ["random", "my_app.py", "--steps", "0"], ["number of steps", "at least 1"]),
     "bad_requirement": ([], ["random", "my_app.py", "--require", "loss == 3"], ["'loss == 3' is no requirement"]),
     "unknown_device": ([], ["random", "my_app.py", "--device", "abacus"], ["there is no device 'abacus'"]),
     "unknown_precision": ([], ["random", "my_app.py", "--precision", "fp3"], ["there is no precision 'fp3'"]),
@@ -124,6 +143,10 @@ def test_a_folder_with_another_study_is_refused_and_kept(openhpo, mpi, tmp_path)
         openhpo("run", "sobol", "my_app.py", "--trials", "3", "--study", "study"),
         'study holds another study: its sampler is "Random", and here it is "Sobol"',
         "another --study",
+    )
+    refused(
+        openhpo("run", "random", "my_app.py", "--trials", "3", "--set", "x=0.5", "--study", "study"),
+        "its space: fixed: x is null, and here it is 0.5",
     )
     command = ["-m", "openhpo", "run", "random", str(tmp_path / "my_app.py"), "--trials", "3", "--seed", "1"]
     refused(mpi.run(2, *command, "--study", str(tmp_path / "study")), "its seed is 0, and here it is 1")

@@ -202,7 +202,13 @@ def test_cleaning_up_code_of_the_training_runs_when_its_trial_ends(tmp_path):
             closed.append(trial.number)
 
     hpo.run(
-        train, hpo.Space({"x": 1}), hpo.Minimize("loss"), engine=hpo.Full(2), trials=3, study=tmp_path / "s", progress=False
+        train,
+        hpo.Space({"x": hpo.Float((0.0, 1.0))}),
+        hpo.Minimize("loss"),
+        engine=hpo.Full(2),
+        trials=3,
+        study=tmp_path / "s",
+        progress=False,
     )
     assert closed == [0, 1, 2]
 

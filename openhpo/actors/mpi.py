@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from openhpo.actors.transport import Buffer, Frame, Lost
 
 PLAIN, WITH_BUFFERS = 1, 2  # tags of control frames
+LARGE = 1 << 20  # bytes from which a buffer is worth keeping
 PIECE = 1 << 30  # bytes; several MPI libraries mishandle counts over 2 GiB
 WINDOW = 64  # frames handed to MPI at once for one receiver; with thousands pending, Open MPI slows down a hundredfold
 ROOM = 1 << 16  # bytes of the buffer for control frames
@@ -71,6 +73,7 @@ class MpiTransport:
         self._lanes: dict[int, Lane] = {}  # of the ranks to which something waits
         self._bulk_sending: list[tuple[int, Any, Buffer]] = []
         self._incoming: list[Incoming] = []
+        self._room = Room()
         self._ready: deque[Frame | Lost] = deque()
         self._lost: set[int] = set()
 
@@ -189,7 +192,8 @@ class MpiTransport:
         if tag == PLAIN:
             arrival: Frame | Incoming = (source, data, [])
         else:
-            data, buffers = _announced(data)
+            data, sizes = _announced(data)
+            buffers = [self._room.take(size) for size in sizes]
             requests = [self._bulk.Irecv([piece, MPI.BYTE], source) for buffer in buffers for piece in _pieces(buffer)]
             arrival = Incoming((source, data, buffers), requests, source, _head(data))
         before = next((i for i in self._incoming if i.source == source and i.head == _head(data)), None)
@@ -255,9 +259,30 @@ def _pieces(array: NDArray[numpy.uint8]) -> list[NDArray[numpy.uint8]]:
     return [array[start : start + PIECE] for start in range(0, array.size, PIECE)]
 
 
-def _announced(data: bytes) -> tuple[bytes, list[NDArray[numpy.uint8]]]:
-    """Split the sizes off a frame with buffers, and make room for them."""
+def _announced(data: bytes) -> tuple[bytes, tuple[int, ...]]:
+    """Split the sizes off a frame with buffers."""
     (count,) = struct.unpack_from("<H", data, len(data) - 2)
     start = len(data) - 2 - 8 * count
-    sizes = struct.unpack_from(f"<{count}Q", data, start)
-    return data[:start], [numpy.empty(size, numpy.uint8) for size in sizes]
+    return data[:start], struct.unpack_from(f"<{count}Q", data, start)
+
+
+class Room:
+    """Memory for what is received.
+
+    Writing to fresh memory takes longer than the transfer itself, so the last large buffer is used again where nobody refers
+    to it any more.
+    """
+
+    def __init__(self) -> None:
+        self._last: NDArray[numpy.uint8] | None = None
+
+    def take(self, size: int) -> NDArray[numpy.uint8]:
+        """A buffer that nobody else has."""
+        last = self._last
+        # three references: the attribute, the variable and the argument
+        if last is not None and last.size == size and sys.getrefcount(last) == 3:
+            return last
+        buffer = numpy.empty(size, numpy.uint8)
+        if size >= LARGE:
+            self._last = buffer
+        return buffer

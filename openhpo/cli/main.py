@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 from openhpo.cli.inspect import best, status
+from openhpo.cli.replay import replay
 from openhpo.cli.run import run_app
 from openhpo.errors import UserError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.add_typer(run_app, name="run")
 app.command()(best)
 app.command()(status)
+app.command()(replay)
 
 
 @app.command()

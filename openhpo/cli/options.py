@@ -41,6 +41,15 @@ class Options:
     ] = None
     device: Annotated[str, typer.Option(help="The kind of device to train on: auto, cpu, cuda or hpu.")] = "auto"
     precision: Annotated[str, typer.Option(help="Arithmetic inside trial.autocast(): fp32 or bf16.")] = "fp32"
+    state_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Host memory of a rank for the states of paused trials, such as 4G; the rest goes to checkpoint files.",
+            show_default="a quarter of the node, divided among its ranks",
+        ),
+    ] = None
+    merge: Annotated[bool, typer.Option(help="Train what trials have in common once.")] = True
     dedicated_coordinator: Annotated[bool, typer.Option("--dedicated-coordinator", help="Keep rank 0 free of training.")] = (
         False
     )
@@ -93,6 +102,26 @@ def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
             raise UserError(f"{option} names {name!r} twice")
         found[name.strip()] = rest.strip()
     return found
+
+
+def size_of(text: str | None, option: str) -> int | None:
+    """Bytes from 4G, 512M, 100K or a plain number.
+
+    Raises:
+        UserError: It is none of these.
+    """
+    if text is None:
+        return None
+    number, unit = text.strip().upper().removesuffix("IB").removesuffix("B"), 1
+    if number and number[-1] in "KMGT":
+        number, unit = number[:-1], 1024 ** ("KMGT".index(number[-1]) + 1)
+    try:
+        size = float(number) * unit
+    except ValueError:
+        size = -1.0
+    if not 0 <= size < 1 << 60:
+        raise UserError(f"{option} {text!r} is no size such as 4G or 512M")
+    return int(size)
 
 
 def value_of(text: str) -> Any:

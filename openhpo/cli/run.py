@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from openhpo.cli.inspect import as_dict, show_best
-from openhpo.cli.options import Options, pairs, value_of, with_options
-from openhpo.errors import UserError
+from openhpo.cli.options import Options, pairs, size_of, value_of, with_options
+from openhpo.errors import UserError, meant
 
 if TYPE_CHECKING:
     from openhpo.cli.apps import App
+    from openhpo.engines import Engine
     from openhpo.objective import Objective
     from openhpo.result import Result
     from openhpo.samplers import Sampler
@@ -59,6 +60,154 @@ def sobol(options: Options) -> None:
     _run("sobol", options, Sobol())
 
 
+SamplerOption = Annotated[str, typer.Option(metavar="NAME", help="What to try: random, sobol or grid.")]
+AxisOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=VALUES", help="With --sampler grid: values (lr=0.1,0.01), or how many (lr=5).")
+]
+MinStepsOption = Annotated[int, typer.Option(help="Steps of the first rung (r).")]
+FactorOption = Annotated[int, typer.Option(help="One trial in so many goes on to the next rung (eta).")]
+
+
+@run_app.command()
+@with_options
+def halving(
+    options: Options,
+    sampler: SamplerOption = "random",
+    axis: AxisOption = None,
+    min_steps: MinStepsOption = 1,
+    reduction_factor: FactorOption = 3,
+) -> None:
+    """Successive halving: train all a little, the best third further, and so on. Waits for each rung."""
+    from openhpo.engines import SuccessiveHalving
+
+    _run("halving", options, sampler_of(sampler, axis), lambda steps: SuccessiveHalving(steps, min_steps, reduction_factor))
+
+
+@run_app.command()
+@with_options
+def asha(
+    options: Options,
+    sampler: SamplerOption = "random",
+    axis: AxisOption = None,
+    min_steps: MinStepsOption = 1,
+    reduction_factor: FactorOption = 3,
+    early_stopping_rate: Annotated[int, typer.Option(help="Leave out so many of the lowest rungs (s).")] = 0,
+    stopping: Annotated[bool, typer.Option(help="Stop trials at rungs instead of pausing and promoting them.")] = False,
+) -> None:
+    """Asynchronous successive halving: promote the best third of each rung as soon as it is known. Nobody waits."""
+    from openhpo.engines import ASHA
+
+    _run(
+        "asha",
+        options,
+        sampler_of(sampler, axis),
+        lambda steps: ASHA(steps, min_steps, reduction_factor, early_stopping_rate, stopping=stopping),
+    )
+
+
+@run_app.command()
+@with_options
+def hyperband(
+    options: Options,
+    sampler: SamplerOption = "random",
+    axis: AxisOption = None,
+    min_steps: MinStepsOption = 1,
+    reduction_factor: FactorOption = 3,
+) -> None:
+    """Hyperband: successive halving with several compromises between many short and few long trials."""
+    from openhpo.engines import Hyperband
+
+    _run("hyperband", options, sampler_of(sampler, axis), lambda steps: Hyperband(steps, min_steps, reduction_factor))
+
+
+@run_app.command()
+@with_options
+def matching(
+    options: Options,
+    sampler: SamplerOption = "random",
+    axis: AxisOption = None,
+    checkpoint: Annotated[
+        list[int] | None,
+        typer.Option(help="A step at which a trial may be stopped.", show_default="a quarter and half of --steps"),
+    ] = None,
+    accumulation: Annotated[int, typer.Option(help="Trials that train in full first.")] = 8,
+    threshold: Annotated[
+        float, typer.Option(help="Stop where the predicted end ranks below this part of the recorded ones.")
+    ] = 0.5,
+) -> None:
+    """Learning curve matching: stop trials that look like recorded ones that ended badly."""
+    from openhpo.engines import LearningCurveMatching
+
+    _run(
+        "matching",
+        options,
+        sampler_of(sampler, axis),
+        lambda steps: LearningCurveMatching(steps, checkpoint, accumulation=accumulation, threshold=threshold),
+    )
+
+
+@run_app.command()
+@with_options
+def median(
+    options: Options,
+    sampler: SamplerOption = "random",
+    axis: AxisOption = None,
+    grace: Annotated[int, typer.Option(help="The first step at which a trial may be stopped.")] = 1,
+    interval: Annotated[int, typer.Option(help="Steps between two looks.")] = 1,
+    startup: Annotated[int, typer.Option(help="Trials that have to be complete before any is stopped.")] = 5,
+) -> None:
+    """Median stopping: stop trials that are worse than the completed ones were on average by then."""
+    from openhpo.engines import MedianStopping
+
+    _run("median", options, sampler_of(sampler, axis), lambda steps: MedianStopping(steps, grace, interval, startup))
+
+
+@run_app.command()
+@with_options
+def pbt(
+    options: Options,
+    sampler: SamplerOption = "random",
+    axis: AxisOption = None,
+    interval: Annotated[int, typer.Option(help="Steps between two decisions of a member.")] = 1,
+    quantile: Annotated[
+        float, typer.Option(help="The part of the population that is replaced, and that donors come from.")
+    ] = 0.25,
+    factor: Annotated[
+        list[float] | None, typer.Option(help="What a perturbed number is multiplied by.", show_default="0.8 and 1.2")
+    ] = None,
+    resample: Annotated[float, typer.Option(help="How likely a hyperparameter is drawn anew instead.")] = 0.25,
+    mutate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A hyperparameter that may change in training.", show_default="every Float"),
+    ] = None,
+) -> None:
+    """Population based training: --trials members train side by side; the worst copy the best, with changed hyperparameters."""
+    from openhpo.engines import PopulationBased
+
+    _run(
+        "pbt",
+        options,
+        sampler_of(sampler, axis),
+        lambda steps: PopulationBased(steps, interval, quantile, factor or (0.8, 1.2), resample, mutate),
+    )
+
+
+def sampler_of(name: str, axis: list[str] | None = None) -> Sampler:
+    """The sampler of that name.
+
+    Raises:
+        UserError: There is none.
+    """
+    from openhpo.samplers import Grid, Random, Sobol
+
+    if axis and name != "grid":
+        raise UserError(f"--axis goes with --sampler grid, not with {name}")
+    makers: dict[str, Callable[[], Sampler]] = {"random": Random, "sobol": Sobol, "grid": lambda: Grid(axes_of(axis))}
+    if name not in makers:
+        raise UserError(f"there is no sampler {name!r}; there are {', '.join(makers)}.{meant(name, makers)}")
+    return makers[name]()
+
+
 def axes_of(texts: list[str] | None) -> dict[str, Any]:
     """The axes of a grid from NAME=COUNT or NAME=VALUE,VALUE texts."""
     return {name: _axis(text) for name, text in pairs(texts, "--axis").items()}
@@ -72,13 +221,18 @@ def _axis(text: str) -> Any:
     return [value_of(part.strip()) for part in text.split(",") if part.strip()]
 
 
-def search(method: str, options: Options, sampler: Sampler) -> Result:
-    """Run a study as the command line describes it, on every rank; the name of the method names the folder."""
-    from openhpo.actors import launched_size
+def search(method: str, options: Options, sampler: Sampler, engine: Callable[[int], Engine] | None = None) -> Result:
+    """Run a study as the command line describes it, on every rank; the name of the method names the folder.
+
+    Args:
+        method: Names the study's folder.
+        options: The common options.
+        sampler: What to try.
+        engine: Makes the engine from the number of steps of a trial; every trial trains to the end where absent.
+    """
     from openhpo.launcher import relaunch
 
-    if options.ranks is not None and launched_size() == 1:
-        relaunch(options.ranks, sys.orig_argv[1:])
+    relaunch(options.ranks)
 
     from openhpo.place import find_place, share_threads
 
@@ -96,24 +250,26 @@ def search(method: str, options: Options, sampler: Sampler) -> Result:
         app.train,
         app.space.fix({name: value_of(text) for name, text in pairs(options.set, "--set").items()}),
         _objective(app, options),
-        engine=Full(steps),
+        engine=(engine or Full)(steps),
         sampler=sampler,
         trials=options.trials,
         study=Path(options.study or f"runs/{app.name}-{method}"),
         seed=options.seed,
         device=options.device,
         precision=options.precision,
+        state_memory=size_of(options.state_memory, "--state-memory"),
+        merge=options.merge,
         dedicated_coordinator=options.dedicated_coordinator,
         progress=options.progress,
         app=app.name,
     )
 
 
-def _run(method: str, options: Options, sampler: Sampler) -> None:
+def _run(method: str, options: Options, sampler: Sampler, engine: Callable[[int], Engine] | None = None) -> None:
     """Search, and let rank 0 say what was found."""
     from openhpo.actors import launched_rank
 
-    result = search(method, options, sampler)
+    result = search(method, options, sampler, engine)
     if launched_rank() != 0:
         return
     if options.json:

@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import numpy
 
-VERSION = 1
+VERSION = 2
 FILE = "study.h5"
 
 TRIALS = numpy.dtype([("trial", "i4"), ("seed", "i8"), ("time", "f8"), ("config_at", "i8"), ("config_size", "i4")])
 STAGES = numpy.dtype(
-    [("stage", "i4"), ("trial", "i4"), ("parent", "i4"), ("start", "i4"), ("stop", "i4"), ("rank", "i4"), ("time", "f8")]
+    [
+        ("stage", "i4"),
+        ("trial", "i4"),
+        ("parent", "i4"),
+        ("start", "i4"),
+        ("stop", "i4"),
+        ("rank", "i4"),
+        ("time", "f8"),
+        ("config_at", "i8"),
+        ("config_size", "i4"),
+    ]
 )
 REPORTS = numpy.dtype([("trial", "i4"), ("stage", "i4"), ("step", "i4"), ("time", "f8")])
 EVENTS = numpy.dtype(
@@ -35,11 +45,8 @@ CHUNK = 1024  # rows
 LOG_CHUNK = 1 << 16  # bytes
 
 # kinds of events
-STARTED, STAGE_ENDED, STAGE_STOPPED, STAGE_FAILED, FINISHED = (
-    "study_started",
-    "stage_ended",
-    "stage_stopped",
-    "stage_failed",
-    "study_finished",
-)
+STARTED, FINISHED = "study_started", "study_finished"
+STAGE_ENDED, STAGE_STOPPED, STAGE_FAILED = "stage_ended", "stage_stopped", "stage_failed"
+TRIAL, TRIAL_FORKED = "trial_", "trial_forked"  # and trial_paused, trial_done, trial_stopped, trial_failed
+STATE_LOST, TROUBLE = "state_lost", "trouble"
 NONE = -1  # in a column that does not apply

@@ -63,8 +63,20 @@ class StudyWriter:
     def trial(self, trial: int, seed: int, config: Mapping[str, Any], time: float) -> None:
         self._add("trials", (trial, seed, time, *self._text(json.dumps(config))))
 
-    def stage(self, stage: int, trial: int, parent: int | None, start: int, stop: int, rank: int, time: float) -> None:
-        self._add("stages", (stage, trial, schema.NONE if parent is None else parent, start, stop, rank, time))
+    def stage(
+        self,
+        stage: int,
+        trial: int,
+        parent: int | None,
+        start: int,
+        stop: int,
+        rank: int,
+        time: float,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Append a stage; `config` where it is not its trial's."""
+        text = (schema.NONE, 0) if config is None else self._text(json.dumps(config))
+        self._add("stages", (stage, trial, schema.NONE if parent is None else parent, start, stop, rank, time, *text))
 
     def reports(
         self, trial: int, stage: int, first: int, names: Sequence[str], values: NDArray[numpy.float64], time: float
