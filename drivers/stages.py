@@ -1,0 +1,439 @@
+"""Stage-based execution against trial-based: the same trials, with what they share trained once, or once a trial.
+
+The experiments of "Stage-based Hyper-parameter Optimization for Deep Learning" (Shin, Shin, Cho, Kim, Jeong, Yu and Chun 2019):
+
+1. Table 1(a), 108 learning-rate schedules over 200 epochs, counted at full size on simulated trainers.
+2. The same tree of stages trained on handwritten digits, `--unit` epochs for every 20 of theirs: epochs, wall time, and the
+   proof that both ways give the same weights after every epoch of every trial.
+3. The same with successive halving, which cuts by three at epochs 16 and 64.
+4. Table 1(b), 64 batch-size schedules under ASHA, counted.
+
+For example:
+
+    python drivers/stages.py --ranks 2
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import importlib.util
+import itertools
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import numpy
+import typer
+from numpy.typing import NDArray
+
+from openhpo.actors import launched_rank, launched_size
+from openhpo.cli.apps import load_app
+from openhpo.cli.console import console
+from openhpo.cli.main import run_command
+from openhpo.engines import ASHA, Engine, Full, SuccessiveHalving
+from openhpo.errors import UserError
+from openhpo.hyperparameters import Categorical, Config
+from openhpo.launch import run
+from openhpo.launcher import relaunch
+from openhpo.objective import Minimize
+from openhpo.samplers import Grid
+from openhpo.schedules import Exponential
+from openhpo.space import Space
+from openhpo.stages import Stage
+from openhpo.study import Study
+from openhpo.tree import Node
+
+if TYPE_CHECKING:
+    from openhpo.result import Result
+
+APP = Path(__file__).resolve().parents[1] / "apps" / "digits_resnet.py"
+UNIT = 20  # epochs: the periods of Table 1(a) and its 200 epochs are multiples of it
+FULL, TRIALS = 200, 108  # epochs and trials of Table 1(a)
+CUTS = (16, 64)  # the epochs at which the paper's successive halving cuts
+ETA = 3
+BATCH, LONGEST = 128, 216  # of Table 1(b): the batch at the start, and R
+# Its rates are our choice: eight, by the eight choices of epochs, make the paper's 64 trials, and the batch stays whole.
+RATES = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0)
+ALONE, MERGED = "trial by trial", "merged"
+COLOURS = {ALONE: "#E69F00", MERGED: "#0072B2"}  # Okabe and Ito's, which everybody can tell apart
+
+Curve = Callable[[Config], Sequence[float]]
+Link = tuple[tuple[float, float], tuple[float, float]]
+
+
+class Count(NamedTuple):
+    """What a study asks for.
+
+    Attributes:
+        epochs: Trained in total.
+        time: Until the last trainer is done, in epochs, where nothing but training takes time.
+    """
+
+    epochs: int
+    time: int
+
+
+class Pair(NamedTuple):
+    """The same study both ways."""
+
+    alone: Any
+    merged: Any
+
+    def ratio(self, measure: Callable[[Any], float]) -> str:
+        """How many times less it is merged."""
+        return f"{measure(self.alone) / measure(self.merged):.2f}x"
+
+
+class Bar(NamedTuple):
+    """A learning rate in force from one epoch to another, in a row of the plot."""
+
+    row: float
+    start: int
+    stop: int
+    rate: float
+
+
+class Cuts(SuccessiveHalving):
+    """Successive halving with rungs at given epochs, which need be no geometric series."""
+
+    def __init__(self, rungs: Sequence[int], reduction_factor: int) -> None:
+        super().__init__(rungs[-1], rungs[0], reduction_factor)
+        self.rungs = list(rungs)
+
+    def definition(self) -> dict[str, Any]:
+        return {**super().definition(), "rungs": self.rungs}
+
+
+def main(
+    unit: Annotated[int, typer.Option(min=1, help="Epochs trained for every 20 of the paper's; 20 is full size.")] = 5,
+    images: Annotated[int, typer.Option(min=2, max=1437, help="Images an epoch.")] = 384,
+    trainers: Annotated[int, typer.Option(min=1, help="Simulated trainers, where epochs are only counted.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
+    ranks: Annotated[int | None, typer.Option(help="Start under mpiexec with so many ranks.")] = None,
+    study: Annotated[Path, typer.Option(metavar="DIR", help="The folder of studies and plots.")] = Path("runs/stages"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or hpu. Only the CPU promises equal bits.")] = "cpu",
+    progress: Annotated[bool, typer.Option(help="Show how it is getting on.")] = True,
+) -> None:
+    """Train what 108 trials share once, and once a trial: epochs, wall time, and whether the weights are the same bits."""
+    if importlib.util.find_spec("matplotlib") is None:  # said before training, not after
+        raise UserError("the plots need matplotlib: pip install 'openhpo[plot]'")
+    relaunch(ranks)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # how a sum is split among threads decides its last bits
+    app = load_app(str(APP))
+    whole = app.space.fix({"images": images})
+
+    def train(name: str, engine: Engine, *, merge: bool, unit: int = unit, **options: Any) -> Result:
+        assert app.objective is not None
+        options = {"progress": progress, "seed": seed, "device": device, "app": app.name, "merge": merge, **options}
+        return run(app.train, scaled(whole, unit), app.objective, engine=engine, sampler=Grid(), study=study / name, **options)
+
+    # so that neither way pays for imports, data and the libraries' first calls
+    train(f"warm-up-{launched_size()}", Full(1), merge=False, trials=min(launched_size(), TRIALS), progress=False)
+    if launched_rank() == 0:
+        counts, tree = count_all(whole, trainers)
+        show_counts(counts, trainers)
+    full, cuts = Full(FULL * unit // UNIT), Cuts(cuts_at(unit), ETA)
+    grid = Pair(merged=train("grid-merged", full, merge=True), alone=train("grid-alone", full, merge=False))
+    halving = Pair(merged=train("halving-merged", cuts, merge=True), alone=train("halving-alone", cuts, merge=False))
+    at_full_size = train("halving-full", Cuts(cuts_at(UNIT), ETA), merge=True, unit=UNIT)
+    if launched_rank() != 0:
+        return
+    pairs = {"grid": grid, "halving": halving}
+    show_trained(pairs)
+    agree = [show_proof(name, pair) for name, pair in pairs.items()]
+    show_published(counts, pairs, at_full_size, trainers)
+    scale = f"{TRIALS} learning-rate schedules over {full.max_steps} epochs of {images} images"
+    print(f"plots: {draw_bars(pairs, scale, study / 'cost.png')}, {draw_tree(tree, study / 'tree.png')}")
+    if not all(agree):
+        raise typer.Exit(1)
+
+
+# ---- counted, not trained
+
+
+def count_all(space: Space, trainers: int) -> tuple[dict[str, Pair], Study]:
+    """Count both tables, both ways; return also the study of Table 1(a), merged, for its tree."""
+    batches = Space({"batch": Exponential(BATCH, Categorical(RATES), [Categorical([30, 60])] * 3)})
+    asha, losses = ASHA(LONGEST, 15, ETA, 0), batch_curve(batches)
+
+    def study(space: Space, engine: Engine, merge: bool) -> Study:
+        return Study(space, Minimize("loss"), engine=engine, sampler=Grid(), merge=merge)
+
+    tree, alone = (study(space, Full(FULL), merge) for merge in (True, False))
+    rows = {"Table 1(a)": Pair(*(count(each, lambda config: [0.0] * FULL, trainers) for each in (alone, tree)))}
+    for number in sorted({trainers, 1}, reverse=True):
+        rows[f"Table 1(b), {number}"] = Pair(*(count(study(batches, asha, merge), losses, number) for merge in (False, True)))
+    return rows, tree
+
+
+def count(study: Study, curve: Curve, trainers: int) -> Count:
+    """Play a study with trainers that take one unit of time an epoch, and nothing for anything else."""
+    idle, busy = deque(range(trainers)), list[tuple[int, int, Stage]]()
+    epochs = now = 0
+    while True:
+        while idle and (stage := study.ask(idle[0])) is not None:
+            idle.popleft()
+            heapq.heappush(busy, (now + stage.stop - stage.start, stage.id, stage))
+        if not busy:
+            return Count(epochs, now)
+        now, _, stage = heapq.heappop(busy)
+        for step in range(stage.start + 1, stage.stop + 1):
+            study.tell(stage, step, {"loss": curve(stage.config)[step - 1]})
+        study.end(stage)
+        epochs += stage.stop - stage.start
+        idle.append(stage.ranks[0])
+
+
+def batch_curve(space: Space) -> Curve:
+    """A made-up loss: each epoch takes it towards a floor, the faster the more updates there are; both go with 1 / batch.
+
+    So a batch that grows does what a learning rate that decays does (Smith et al., ICLR 2018).
+    """
+
+    @functools.cache
+    def losses(config: tuple[tuple[str, Any], ...]) -> list[float]:
+        course, loss, found = space.course(dict(config)), 1.0, []
+        for epoch in range(LONGEST):
+            noise = BATCH / course.value("batch", epoch)
+            loss = noise / 4 + (loss - noise / 4) * math.exp(-noise / 10)
+            found.append(loss)
+        return found
+
+    return lambda config: losses(tuple(config.items()))
+
+
+# ---- trained
+
+
+def scaled(space: Space, unit: int) -> Space:
+    """Table 1(a)'s space with periods of so many epochs for every 20 of its own."""
+    schedule = space.schedules["lr"]
+    assert isinstance(schedule, Exponential)
+    periods = [Categorical([epochs * unit // UNIT for epochs in period.choices]) for period in schedule.every]
+    return Space({**space.fixed, "lr": replace(schedule, every=periods)})
+
+
+def cuts_at(unit: int) -> list[int]:
+    """The rungs of the paper's successive halving, the end included; exact where `unit` is a multiple of 5."""
+    return [*(max(1, round(cut * unit / UNIT)) for cut in CUTS), FULL * unit // UNIT]
+
+
+def epochs_of(result: Result) -> int:
+    """Epochs trained, whether for one trial or many."""
+    return len(result.tables.reports)
+
+
+def wall_time(result: Result) -> float:
+    """Seconds from the start of a study to its end."""
+    return float(result.tables.events["time"][-1])
+
+
+def trainer_time(result: Result) -> float:
+    """Seconds that trainers were at work, all together: what GPU-hours are."""
+    return float(result.table("trials")["seconds"].sum())
+
+
+def ranks_of(pair: Pair) -> str:
+    """On how many ranks a study was trained, perhaps by an earlier run of this."""
+    ranks = pair.merged.environment["ranks"]
+    return f"{ranks} rank{'s' * (ranks > 1)}"
+
+
+def fingerprints(result: Result) -> NDArray[numpy.float64]:
+    """Of the weights after each epoch of each trial, one after the other; shape [epochs that trial by trial are trained]."""
+    prints = result.curves("fingerprint")
+    return prints[numpy.isfinite(prints)]
+
+
+def same(pair: Pair) -> bool:
+    """Whether both ways gave every trial the same learning curves, bit for bit, in every metric."""
+    merged, alone = pair.merged, pair.alone
+    curves = ((result.curves(metric).tobytes() for result in (alone, merged)) for metric in alone.metrics)
+    return bool(merged.configs == alone.configs) and all(first == second for first, second in curves)
+
+
+# ---- what comes out
+
+
+def show(title: str, caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table, texts in the first column and numbers in the others; an empty row is a line."""
+    from rich.table import Table
+
+    table = Table(title=f"\n{title}", caption=caption, title_justify="left", caption_justify="left")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", no_wrap=not place)
+    for row in rows:
+        if row:
+            table.add_row(*row)
+        else:
+            table.add_section()
+    console().print(table)
+
+
+def show_counts(counts: dict[str, Pair], trainers: int) -> None:
+    """Print what the tables of the paper ask for."""
+
+    def row(name: str, pair: Pair) -> list[str]:
+        what, _, number = name.partition(", ")
+        figures = zip(pair.alone, pair.merged, strict=True)
+        cells = ((f"{alone:,}", f"{merged:,}", f"{alone / merged:.2f}x") for alone, merged in figures)
+        return [what, number or str(trainers), *itertools.chain(*cells)]
+
+    show(
+        "Counted at full size, nothing trained; time in epochs",
+        f"Table 1(b): a batch of {BATCH} grows three times, 30 or 60 epochs apart, by one of {len(RATES)} rates of our choice. "
+        "The losses that ASHA compares are made up; merged, it promotes other trials than trial by trial.",
+        ["", "trainers", "epochs", "merged", "", "time", "merged", ""],
+        (row(*item) for item in counts.items()),
+    )
+
+
+def show_trained(pairs: dict[str, Pair]) -> None:
+    """Print what training took."""
+    rows = list[Sequence[str]]()
+    for name, pair in pairs.items():
+        for way, result in ((ALONE, pair.alone), (MERGED, pair.merged)):
+            epochs, seconds = epochs_of(result), trainer_time(result)
+            times = (f"{wall_time(result):.1f}", f"{seconds:.1f}", f"{1000 * seconds / epochs:.1f}")
+            rows.append((f"{name}, {way}", f"{epochs:,}", f"{len(result.tables.stages):,}", *times))
+        rows += [("  times less", pair.ratio(epochs_of), "", pair.ratio(wall_time), pair.ratio(trainer_time), ""), ()]
+    show(
+        f"Trained on {ranks_of(pairs['grid'])}",
+        "Trainers' time is how long they were at work, all together.",
+        ["", "epochs", "stages", "wall\ntime, s", "trainers'\ntime, s", "ms an\nepoch"],
+        rows,
+    )
+
+
+def show_proof(name: str, pair: Pair) -> bool:
+    """Print whether both ways agree; return that."""
+    agree, prints = same(pair), fingerprints(pair.alone)
+    verdict = "equal, bit for bit" if agree else "NOT EQUAL (only the CPU promises it)"
+    print(f"\n{name}: curves of all metrics, and the weights after every epoch, are {verdict}:")
+    print(f"    {len(prints):,} epochs trial by trial come to {len(numpy.unique(prints)):,} different states of the weights")
+    return agree
+
+
+def show_published(counts: dict[str, Pair], pairs: dict[str, Pair], full: Result, trainers: int) -> None:
+    """Print the paper's figures beside ours."""
+    a, b = (counts[name] for name in ("Table 1(a)", f"Table 1(b), {trainers}"))
+    grid, halving = pairs.values()
+    epochs, times = ([pair.ratio(what) for pair in (a, b)] for what in (lambda c: c.epochs, lambda c: c.time))
+    # trial by trial it makes the same decisions, so there is nothing to train for its count
+    survivors = f"{len(fingerprints(full)) / epochs_of(full):.2f}x"
+    show(
+        "How many times less it is merged: Shin et al. 2019, and here",
+        "Resources: GPU-hours in the paper, trainers' time where trained here, epochs at full size. "
+        f"Time: with 20 GPUs in the paper, {ranks_of(grid)} where trained here, {trainers} simulated trainer(s) at full size. "
+        "What halving saves depends on which trials survive: try other --seed. "
+        "For Table 1(b) the paper also gives each stage as many GPUs as it needs; here a stage has one trainer.",
+        ["", "published", "trained here", "at full size"],
+        [
+            ("Table 1(a), grid: resources", "3.49x", grid.ratio(trainer_time), epochs[0]),
+            ("  time", "2.94x", grid.ratio(wall_time), times[0]),
+            ("Table 1(a), halving: resources", "5.73x", halving.ratio(trainer_time), survivors),
+            ("Table 1(b), ASHA: resources", "6.60x", "-", epochs[1]),
+            ("  time", "4.13x", "-", times[1]),
+        ],
+    )
+
+
+# ---- plots
+
+
+def pyplot_of() -> Any:
+    """Matplotlib, drawing to files; imported late, as it takes its time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def draw_bars(pairs: dict[str, Pair], title: str, path: Path) -> Path:
+    """Draw epochs and wall time of both ways side by side."""
+    figure, panels = pyplot_of().subplots(1, 2, figsize=(8, 3.8), layout="constrained", gridspec_kw={"wspace": 0.1})
+    whats = ("epochs trained", f"wall time on {ranks_of(pairs['grid'])}, seconds")
+    for axes, measure, what in zip(panels, (epochs_of, wall_time), whats, strict=True):
+        for place, way in enumerate(COLOURS):
+            at = [group + 0.4 * place - 0.2 for group in range(len(pairs))]
+            heights = [measure(pair[place]) for pair in pairs.values()]
+            bars = axes.bar(at, heights, width=0.38, color=COLOURS[way], label=way)
+            axes.bar_label(
+                bars, [f"{height:,}" if isinstance(height, int) else f"{height:,.1f}" for height in heights], padding=2
+            )
+        axes.set_title(what, loc="left", fontsize="medium")
+        axes.set_xticks(range(len(pairs)), [f"{name}: {pair.ratio(measure)} less" for name, pair in pairs.items()])
+        axes.tick_params(bottom=False)
+        axes.set_yticks([])  # the bars are labelled
+        axes.margins(y=0.12)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    panels[0].legend(frameon=False)
+    figure.suptitle(title, x=0.01, ha="left", fontsize="large")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def draw_tree(study: Study, path: Path) -> Path:
+    """Draw all trials beside the tree of their stages, coloured by learning rate; a row is a trial in both."""
+    pyplot = pyplot_of()
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import LogNorm
+
+    rates = rates_of(study)
+    alone = [Bar(row, *span) for row, values in enumerate(rates) for span in spans_of(values, 0)]
+    merged, links = stages_of(study, rates)
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 7), sharex=True, sharey=True, layout="constrained")
+    panels[1].add_collection(LineCollection(links, colors="0.6", linewidths=0.7))
+    for axes, bars, way in zip(panels, (alone, merged), (ALONE, MERGED), strict=True):
+        lines = [((bar.start, bar.row), (bar.stop, bar.row)) for bar in bars]
+        norm = LogNorm(rates.min(), rates.max())
+        colours = LineCollection(lines, array=[bar.rate for bar in bars], norm=norm, cmap="viridis_r", linewidths=3)
+        axes.add_collection(colours)
+        axes.set_title(f"{way}: {sum(bar.stop - bar.start for bar in bars):,} epochs", loc="left", fontsize="medium")
+        axes.set_xlabel("epoch")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set(xlim=(-2, FULL), ylim=(len(rates), -1), yticks=[], ylabel=f"{len(rates)} trials of Table 1(a), a row each")
+    panels[0].set_xticks(range(0, FULL + 1, 2 * UNIT))
+    ticks = {rates.min(), *(10.0**power for power in range(-3, 0)), rates.max()}
+    bar = figure.colorbar(colours, ax=panels, label="learning rate", ticks=sorted(ticks), format="{x:g}", shrink=0.6, pad=0.02)
+    bar.minorticks_off()
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def rates_of(study: Study) -> NDArray[numpy.float64]:
+    """The learning rate of each trial in each epoch, sorted so that trials that share a beginning are neighbours."""
+    courses = [study.space.course(trial.config) for trial in study.trials]
+    rates = numpy.array([[course.value("lr", epoch) for epoch in range(FULL)] for course in courses])
+    return rates[numpy.lexsort(-rates.T[::-1])]
+
+
+def spans_of(values: NDArray[numpy.float64], start: int) -> Iterator[tuple[int, int, float]]:
+    """Where values from epoch `start` on stay the same: the first epoch, the one after the last, the value."""
+    ends = [*(numpy.flatnonzero(numpy.diff(values[start:])) + start + 1).tolist(), len(values)]
+    for begin, end in zip([start, *ends], ends, strict=False):
+        yield begin, end, float(values[begin])
+
+
+def stages_of(study: Study, rates: NDArray[numpy.float64]) -> tuple[list[Bar], list[Link]]:
+    """The stages of a study, each in the middle of the rows of its trials, and lines to each from the one before."""
+    bars, links, middle = list[Bar](), list[Link](), dict[Node | None, float]()
+    for node in study.tree.nodes():
+        values = numpy.array([node.course.value("lr", epoch) for epoch in range(node.stop)])
+        row = middle[node] = float(numpy.flatnonzero((rates[:, : node.stop] == values).all(axis=1)).mean())
+        bars += [Bar(row, *span) for span in spans_of(values, node.start)]
+        if node.start:
+            links.append(((node.start, middle[node.parent]), (node.start, row)))
+    return bars, links
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,81 @@
+"""The drivers, small: they run as README says, and print and draw what they promise."""
+
+import importlib.util
+import re
+import sys
+
+import pytest
+
+from .conftest import ROOT, finished
+
+PNG = b"\x89PNG"
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
+
+
+def driver(folder, name, *options):
+    """Run a driver in this Python; return all that it printed."""
+    command = [sys.executable, str(ROOT / "drivers" / f"{name}.py"), *options, "--study", str(folder)]
+    done = finished(command, environment={"COLUMNS": "160"}, cwd=folder.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for path in folder.glob("*.png"):
+        assert path.read_bytes()[:4] == PNG
+        assert path.stat().st_size > 10_000
+    return done.stdout
+
+
+def drawn(folder):
+    return {path.stem for path in folder.glob("*.png")}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_stages_trains_the_tree_both_ways_to_the_same_bits(ranks, tmp_path):
+    said = driver(tmp_path / "s", "stages", "--unit", "1", "--images", "32", "--no-progress", "--ranks", str(ranks))
+    assert "21,600" in said
+    assert "6,240" in said
+    assert "NOT EQUAL" not in said
+    assert said.count("equal, bit for bit") == 2
+    assert "1,080" in said  # a twentieth of both, trained
+    assert " 312 " in said
+    assert drawn(tmp_path / "s") == {"cost", "tree"}
+
+
+def test_asha_counts_simulates_and_measures(tmp_path):
+    options = ["--models", "256", "--most-trainers", "32", "--train-models", "8", "--train-steps", "8", "--repeats", "1"]
+    said = driver(tmp_path / "s", "asha", *options)
+    assert "1,280" in said
+    assert "2,304" in said
+    assert "3.57" in said  # as published, beside ours
+    assert drawn(tmp_path / "s") == {"rungs", "speed-up"}
+
+
+def test_lcm_compares_at_equal_steps_with_any_sampler(tmp_path):
+    options = ["--seeds", "2", "--trials", "12", "--steps", "6", "--accumulation", "4", "--sampler", "sobol"]
+    said = driver(tmp_path / "s", "lcm", *options)
+    assert "sobol search" in said
+    assert re.search(r"\d+ ?%", said)  # of the steps, saved
+    assert drawn(tmp_path / "s") == {"curves", "final"}
+
+
+def test_dynamic_lr_draws_its_three_plots(tmp_path):
+    driver(tmp_path / "s", "dynamic_lr", "--seeds", "1", "--steps", "3", "--initial", "0.01")
+    assert drawn(tmp_path / "s") == {"accuracy", "final", "rates"}
+
+
+def test_pbt_passes_on_the_toy_in_every_seed_and_replays_its_best_schedule(tmp_path):
+    said = driver(tmp_path / "s", "pbt", "--members", "4", "--steps", "6", "--seeds", "2")
+    found = re.search(r"in (\d+) of 20 seeds; ends at ([\d.]+),", " ".join(said.split()))
+    assert found is not None, said
+    assert found[1] == "20"
+    assert float(found[2]) > 1.1
+    member, fresh = re.findall(r": (\d\.\d+)$", said, re.MULTILINE)
+    assert member == fresh
+    assert drawn(tmp_path / "s") == {"best", "schedules", "toy"}
+    assert (tmp_path / "s" / "schedule.json").exists()
+
+
+@pytest.mark.parametrize("name", ["asha", "dynamic_lr", "grid", "lcm", "pbt", "stages"])
+def test_a_mistyped_option_of_a_driver_is_said_in_a_line(name, tmp_path):
+    done = finished([sys.executable, str(ROOT / "drivers" / f"{name}.py"), "--rank", "2"], cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "--rank" in done.stderr
