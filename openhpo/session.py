@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from queue import Queue
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from openhpo.actors import Notice
@@ -64,7 +64,7 @@ class Session:
     def __init__(self, stage: Stage, course: Course, post: Callable[[Notice], None], spare: Callable[[int], Any]) -> None:
         self._post = post
         self._spare = spare
-        self._orders: Queue[Continue | Copy | Leave] = Queue()
+        self._orders: SimpleQueue[Continue | Copy | Leave] = SimpleQueue()
         self.promised: set[int] = set()
         self._copied: int | None = None  # the last state whose copy was ordered
         self.wanted = True
@@ -94,10 +94,12 @@ class Session:
         self._begin(stage, course)
         self._orders.put(Continue(stage, course, keep))
 
-    def copy(self) -> None:
-        """Have the state copied; it arrives as `Lowered`."""
-        if self._promise():
-            self._orders.put(Copy())
+    def copy(self) -> bool:
+        """Have the state copied; return whether it is going to arrive as `Lowered`, which it does once."""
+        if self.leaving or not self._promise():
+            return False
+        self._orders.put(Copy())
+        return True
 
     def leave(self) -> None:
         """End the thread; a state that is wanted arrives as `Lowered` before."""

@@ -303,12 +303,11 @@ class Trainer(Actor):
         session, state = self._session, message.state
         if state in self._store:
             self._give(state, sender)
-        elif session is not None and state in session.promised:
+        elif session is not None and (
+            state in session.promised or (session.state == state and session.wanted and session.copy())
+        ):
             self._askers.setdefault(state, []).append(sender)
-        elif session is not None and session.state == state and session.wanted:
-            self._askers.setdefault(state, []).append(sender)
-            session.copy()
-        else:
+        else:  # it never was, was let go, or has been copied and is in its file by now
             self.send(sender, Absent(state, state in self._written))
 
     def _give(self, state: int, asker: Address) -> None:

@@ -1,9 +1,13 @@
 """What tests share: the MPIs at hand, and how to run something under them without ever hanging."""
 
+import atexit
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +38,14 @@ MPI_ENVIRONMENT = {
 }
 
 
+@functools.cache
+def launchers_folder() -> str:
+    """Where launchers keep their sockets: short, and new, as Open MPI trips over what a killed one of the same number left."""
+    folder = tempfile.mkdtemp(prefix="oh", dir="/tmp")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def finished(command: list[str], timeout: float = 180, environment: dict[str, str] | None = None, cwd: Path | None = None):
     """Run a command to its end; past the timeout, fail with the stacks of its processes."""
     inherited = {
@@ -42,6 +54,7 @@ def finished(command: list[str], timeout: float = 180, environment: dict[str, st
     environment = {
         **inherited,
         "PYTHONPATH": str(ROOT),
+        "TMPDIR": launchers_folder(),
         "OPENHPO_STACKS_AFTER": str(timeout * 0.8),
         "COLUMNS": "120",
         **(environment or {}),
