@@ -154,12 +154,13 @@ class Result:
         Raises:
             UserError: There is no such trial or step.
         """
-        step = self.scores[trial][1] if step is None and 0 <= trial < len(self.configs) else step
-        rows = self._rows[trial] if 0 <= trial < len(self.configs) else numpy.empty(0, int)
-        rows = rows[self.tables.reports["step"][rows] == step]
-        if not len(rows):
-            raise UserError(f"trial {trial} has no report of step {step}")
-        stage = self._best_row(rows)
+        if not 0 <= trial < len(self.configs):
+            raise UserError(f"there is no trial {trial}; there are {len(self.configs)}, counted from 0")
+        step = self.scores[trial][1] if step is None else step
+        row = self._row_at(trial, step)
+        if row is None:
+            raise UserError(f"trial {trial} has no report of step {step}" if step else f"trial {trial} has no result")
+        stage = int(self.tables.reports["stage"][row])
         return [
             Span(
                 int(self.tables.stages["stage"][row]),
@@ -168,17 +169,22 @@ class Result:
                 stop,
                 self._config_of(row),
             )
-            for row, start, stop in self._path(stage, int(step or 0))
+            for row, start, stop in self._path(stage, step)
         ]
 
-    def _best_row(self, rows: NDArray[numpy.int64]) -> int:
-        """Of reports of the same step the stage of the best one, the last of equals."""
-        best, stage = None, NO_STAGE
-        for row in rows.tolist():
+    def _row_at(self, trial: int, step: int) -> int | None:
+        """Of a trial's reports of a step the best one, the last of equals; what it took over only where it has no own."""
+        rows = self._rows[trial]
+        rows = rows[self.tables.reports["step"][rows] == step]
+        inherited = self._inherited.get(trial, frozenset())
+        own = [row for row in rows.tolist() if row not in inherited]
+        best: Score | None = None
+        found = None
+        for row in own or rows.tolist():
             score = self._scored[row]
             if best is None or (score is not None and score <= best):
-                best, stage = score or best, int(self.tables.reports["stage"][row])
-        return stage
+                best, found = score or best, row
+        return found
 
     def _config_of(self, row: int) -> dict[str, Any]:
         """The configuration of a row of the table of stages."""
@@ -225,15 +231,14 @@ class Result:
         begin = numpy.searchsorted(trials[order], numpy.arange(len(self.tables.trials) + 1))
         rows = [order[begin[trial] : begin[trial + 1]] for trial in range(len(self.tables.trials))]
         for trial in self._standings:
-            path = self._path_rows(trial)
+            path = self._path_rows(*self._standings[trial])
             own = rows[trial]
             rows[trial] = numpy.concatenate([own[~numpy.isin(own, path)], path]) if trial in self._forked else path
         return rows
 
-    def _path_rows(self, trial: int) -> NDArray[numpy.int64]:
-        """The rows of the reports of the model that a trial holds."""
+    def _path_rows(self, stage: int, step: int) -> NDArray[numpy.int64]:
+        """The rows of the reports of the model that a stage had at a step, from its first step on."""
         order, begin = self._by_stage
-        stage, step = self._standings[trial]
         parts = [
             order[begin[number] : begin[number + 1]][: stop - start]
             for row, start, stop in self._path(stage, step)
@@ -271,7 +276,7 @@ class Result:
         alone = ~numpy.isin(reports["trial"], list(self._standings))
         curves[reports["trial"][alone], reports["step"][alone] - 1] = column[alone]
         for trial in self._standings:
-            rows = self._path_rows(trial)
+            rows = self._path_rows(*self._standings[trial])
             curves[trial, reports["step"][rows] - 1] = column[rows]
         return curves
 
@@ -322,25 +327,38 @@ class Result:
 
     def _standing(self, trial: int) -> Best:
         score, step = self.scores[trial]
-        curve = self._objective_curves[trial]
-        config = self.lineage(trial, step)[-1].config if trial in self._forked else self.configs[trial]
-        return Best(
-            trial, config, self.objective.value(score), step, score.violation == 0, curve[: self._steps[trial]].tolist()
-        )
+        value, feasible = self.objective.value(score), score.violation == 0
+        if trial not in self._forked:
+            curve = self._objective_curves[trial][: self._steps[trial]].tolist()
+            return Best(trial, self.configs[trial], value, step, feasible, curve)
+        # the model that was best, which it may have given up since
+        row = self._row_at(trial, step)
+        assert row is not None
+        found = (self._scored[each] for each in self._path_rows(int(self.tables.reports["stage"][row]), step))
+        curve = [math.nan if each in (None, NO_SCORE) else self.objective.value(each) for each in found]
+        return Best(trial, self.lineage(trial, step)[-1].config, value, step, feasible, curve)
+
+    @cached_property
+    def best_configs(self) -> list[dict[str, Any]]:
+        """The hyperparameters that were in force where each trial was best; other than `configs` where these were changed
+        in training.
+        """
+        return [
+            self.lineage(trial, step)[-1].config if trial in self._forked and step else config
+            for trial, (config, (_, step)) in enumerate(zip(self.configs, self.scores, strict=True))
+        ]
 
     @cached_property
     def _objective_curves(self) -> NDArray[numpy.float64]:
         return self.curves()
 
     def metrics_at(self, trial: int, step: int) -> dict[str, float]:
-        """All metrics that a trial reported at one step."""
-        rows = self._rows[trial]
-        values = self.tables.values[rows[self.tables.reports["step"][rows] == step]]
-        return (
-            {name: float(v) for name, v in zip(self.metrics, values[-1], strict=True) if not math.isnan(v)}
-            if len(values)
-            else {}
-        )
+        """All metrics that a trial reported at one step; of several models that it had there, those of the best one."""
+        row = self._row_at(trial, step)
+        if row is None:
+            return {}
+        values = self.tables.values[row]
+        return {name: float(v) for name, v in zip(self.metrics, values, strict=True) if not math.isnan(v)}
 
     # ---- tables
 
@@ -366,7 +384,7 @@ class Result:
 
     @property
     def trials(self) -> Any:
-        """The table of trials: number, state, steps, value, best step and hyperparameters."""
+        """The table of trials: number, state, steps, value, best step, and the hyperparameters that were in force there."""
         return self.table("trials")
 
     def to_dataframe(self, name: str = "trials") -> Any:
@@ -389,7 +407,7 @@ class Result:
             "seconds": self._seconds(),
         }
         names = dict.fromkeys(name for config in self.configs for name in config)
-        return columns | {name: _column([config.get(name) for config in self.configs]) for name in names}
+        return columns | {name: _column([config.get(name) for config in self.best_configs]) for name in names}
 
     @cached_property
     def _steps(self) -> NDArray[numpy.int64]:

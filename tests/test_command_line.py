@@ -71,7 +71,8 @@ def test_replay_trains_a_fresh_model_with_the_winners_schedule(openhpo):
     assert done.returncode == 0, done.stderr
     recorded, fresh = re.findall(r"val_accuracy.*: ([\d.]+) at step \d", done.stdout)
     assert recorded == fresh
-    assert openhpo("replay", "s", "--seed", "7", "--into", "other").returncode == 0
+    assert openhpo("replay", "s", "--seed", "7").returncode == 0  # into another folder
+    assert openhpo("replay", "s", "--trial", "99").stderr == "error: there is no trial 99; there are 6, counted from 0\n"
 
 
 def test_best_and_status_tell_what_a_study_found(openhpo):

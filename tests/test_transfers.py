@@ -233,6 +233,15 @@ def test_the_best_of_a_population_comes_with_the_hyperparameters_that_were_in_fo
     assert all(set(config) == {"lr"} for config in forked)
 
 
+def test_what_is_told_of_a_member_belongs_to_the_model_that_was_best(population):
+    metric = str(population.objective.metric)
+    for best in population.top(len(population.configs)):
+        assert best.curve[best.step - 1] == best.value
+        assert population.metrics_at(best.trial, best.step)[metric] == best.value
+        assert population.trials["lr"][best.trial] == best.config["lr"]
+    assert all(config == population.lineage(trial)[-1].config for trial, config in enumerate(population.best_configs))
+
+
 # ---- trials that share stages
 
 

@@ -25,7 +25,8 @@ def replay(
     steps: Annotated[int | None, typer.Option(help="Steps to train for.", show_default="up to its best step")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides what is random.", show_default="the study's")] = None,
     into: Annotated[
-        str | None, typer.Option("--into", metavar="DIR", help="The folder of what comes out.", show_default="STUDY/replay")
+        str | None,
+        typer.Option("--into", metavar="DIR", help="The folder of what comes out.", show_default="STUDY/replay-trial-N"),
     ] = None,
     device: Annotated[str, typer.Option(help="The kind of device to train on: auto, cpu, cuda or hpu.")] = "auto",
 ) -> None:
@@ -55,7 +56,7 @@ def replay(
         raise UserError("the study does not say where its training code lies: name it with --app")
     loaded = load_app(code)
     space = space_of(loaded.space, lineage)
-    steps = lineage[-1].stop if steps is None else steps
+    given, steps = steps, lineage[-1].stop if steps is None else steps
     out = console()
     show(out, lineage)
     sys.stdout.flush()
@@ -65,7 +66,7 @@ def replay(
         result.objective,
         engine=Full(steps),
         trials=1,
-        study=into or Path(result.path) / "replay",
+        study=into or Path(result.path) / name_of(trial, steps=given, seed=seed),
         seed=int(result.definition["seed"]) if seed is None else seed,
         device=device,
         precision=str(result.definition.get("precision", "fp32")),
@@ -79,6 +80,11 @@ def replay(
     out.print(f"\n[bold]{name}[/] of the study's trial {trial}: {result.objective.value(score):.6g} at step {step}")
     out.print(f"[bold]{name}[/] of the fresh model: {again.best.value:.6g} at step {again.best.step}")
     out.print(f"its curves: {again.path}", markup=False, soft_wrap=True)
+
+
+def name_of(trial: int, **options: int | None) -> str:
+    """A folder for what these options ask for."""
+    return "-".join(["replay-trial", str(trial), *(f"{name}-{value}" for name, value in options.items() if value is not None)])
 
 
 def show(out: Console, lineage: list[Span]) -> None:
