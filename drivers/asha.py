@@ -28,6 +28,7 @@ import openhpo as hpo
 from openhpo.actors import launched_rank, launched_size
 from openhpo.cli.console import console
 from openhpo.cli.main import run_command
+from openhpo.cli.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, pyplot, save
 from openhpo.errors import UserError
 from openhpo.replaying import simulate
 
@@ -52,8 +53,7 @@ PUBLISHED_512 = {4: 16 * 60 + 42, 8: 11 * 60 + 16, 16: 8 * 60 + 7, 32: 5 * 60 + 
 # What they cite of another implementation: over 1,000 models, 25 workers
 CITED_MODELS, CITED_WORKERS, CITED_SPEED_UP = 1024, 25, 10.0
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, for all kinds of eyes
-GREY = "#666666"
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 
 # A made-up learning curve that falls from floor + scale towards floor, and how slow an epoch is, from 0 to 1
 SPACE = hpo.Space(
@@ -393,22 +393,6 @@ def clock(seconds: float) -> str:
 # ---- figures
 
 
-def pyplot() -> Any:
-    """What draws figures into files.
-
-    Raises:
-        UserError: It is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("the figures need matplotlib: pip install 'openhpo[plot]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plots
-
-    return plots
-
-
 def draw_speed_ups(sizes: Sequence[int], trainers: Sequence[int], spread: float, seed: int, folder: Path) -> Path:
     """Speed-up against trainers: over sequential halving, and over that from scratch with the published points."""
     figure, panels = pyplot().subplots(1, 2, figsize=(11.5, 5.2), layout="constrained", sharex=True, sharey=True)
@@ -486,12 +470,6 @@ def decorate(axes: Any, trainers: Sequence[int]) -> None:
     axes.minorticks_off()
     axes.set_xlabel("trainers (simulated)")
     axes.grid(alpha=0.3)
-
-
-def save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
 
 
 if __name__ == "__main__":

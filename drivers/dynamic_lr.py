@@ -32,6 +32,7 @@ from openhpo.actors import launched_rank
 from openhpo.cli.apps import load_app
 from openhpo.cli.console import console
 from openhpo.cli.main import run_command
+from openhpo.cli.plots import BLACK, BLUE, ORANGE, pyplot, save
 from openhpo.engines import Full
 from openhpo.errors import UserError
 from openhpo.hyperparameters import Categorical
@@ -49,7 +50,6 @@ BATCH = 32
 STATIC = 0.0016  # the published static learning rate
 INITIAL = (0.0016, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03)
 NEAR = 0.95  # of the best final accuracy: what the plots enlarge
-BLUE, ORANGE, BLACK = "#0072B2", "#E69F00", "#333333"  # of Okabe and Ito, told apart by everybody
 
 
 class Data(StrEnum):
@@ -267,22 +267,6 @@ def said(iterations: int | None) -> str:
 # ---- plots
 
 
-def pyplot() -> Any:
-    """Matplotlib, drawing to files.
-
-    Raises:
-        UserError: It is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("the plots need matplotlib: pip install 'openhpo[plot]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def shades(count: int) -> Any:
     """Colours from dark to light, the order of which shows without their hue too."""
     return pyplot().get_cmap("viridis")(numpy.linspace(0, 0.92, count))
@@ -372,12 +356,6 @@ def two_panels(found: Accuracies, below: float) -> tuple[Any, Any]:
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     figure.supylabel("validation accuracy", fontsize="medium")
     return figure, panels
-
-
-def save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import typer
 from openhpo.actors import launched_rank
 from openhpo.cli.main import run_command
 from openhpo.cli.options import Options, with_options
+from openhpo.cli.plots import pyplot, save
 from openhpo.cli.run import axes_of, search
 from openhpo.errors import UserError
 from openhpo.samplers import Grid
@@ -38,6 +39,7 @@ def main(
     plot: Annotated[str | None, typer.Option(metavar="PNG", help="The heat map.", show_default="in the study's folder")] = None,
 ) -> None:
     """Try every combination; print a table of all points and draw two axes as a heat map."""
+    pyplot()  # a plot that cannot be drawn is better known before training than after
     result = search("grid", options, Grid(axes_of(axis)))
     if launched_rank() != 0:
         return
@@ -84,13 +86,7 @@ def heat_map(result: Result, x: str, y: str, path: Path) -> Path:
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("the heat map needs matplotlib: pip install 'openhpo[plot]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    plots = pyplot()
     columns, rows = (ordered({config[name] for config in result.configs if name in config}) for name in (x, y))
     cells = numpy.full((len(rows), len(columns)), numpy.nan)
     for config, (score, step) in zip(result.configs, result.scores, strict=True):
@@ -99,7 +95,7 @@ def heat_map(result: Result, x: str, y: str, path: Path) -> Path:
             value = result.objective.value(score)
             better = numpy.isnan(cells[at]) or result.objective.sign * value < result.objective.sign * cells[at]
             cells[at] = value if better else cells[at]
-    figure, axes = pyplot.subplots(figsize=(1.6 + 0.9 * len(columns), 1.4 + 0.6 * len(rows)), layout="constrained")
+    figure, axes = plots.subplots(figsize=(1.6 + 0.9 * len(columns), 1.4 + 0.6 * len(rows)), layout="constrained")
     image = axes.imshow(cells, origin="lower", aspect="auto", cmap="viridis" if result.objective.sign < 0 else "viridis_r")
     axes.set_xticks(range(len(columns)), [label(value) for value in columns])
     axes.set_yticks(range(len(rows)), [label(value) for value in rows])
@@ -113,9 +109,7 @@ def heat_map(result: Result, x: str, y: str, path: Path) -> Path:
     others = [name for name in names(result) if name not in (x, y) and len({c.get(name) for c in result.configs}) > 1]
     axes.set_title(f"best over {', '.join(others)}" if others else f"{result.definition['app']}", fontsize="medium")
     figure.colorbar(image, label=str(result.objective.metric))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+    return save(figure, path)
 
 
 def ordered(values: set[Any]) -> list[Any]:

@@ -31,6 +31,7 @@ from openhpo.actors import launched_rank
 from openhpo.cli.apps import App, load_app
 from openhpo.cli.console import console
 from openhpo.cli.main import run_command
+from openhpo.cli.plots import BLACK, BLUE, GREY, ORANGE, pyplot, save
 from openhpo.cli.run import sampler_of
 from openhpo.engines import Full, LearningCurveMatching
 from openhpo.errors import UserError
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 
 APP = Path(__file__).resolve().parents[1] / "apps" / "digits_mlp.py"
 SEARCH, MATCHING, ALL = "{} search", "LCM, {}", "all in full, {}"
-# Okabe and Ito's colours, told apart by everybody
-BLUE, ORANGE, GREY, BLACK = "#0072B2", "#E69F00", "#999999", "#333333"
 
 
 class Pair(NamedTuple):
@@ -273,22 +272,6 @@ def compare(finals: dict[str, list[float]], objective: Objective) -> tuple[str, 
 # ---- plots
 
 
-def pyplot() -> Any:
-    """Matplotlib, drawing to files.
-
-    Raises:
-        UserError: It is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("the plots need matplotlib: pip install 'openhpo[plot]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def draw_curves(pair: Pair, matching: LearningCurveMatching, path: Path) -> Path:
     """Draw the learning curves of one seed: recorded ones solid, stopped ones faded up to where they were stopped."""
     figure, axes = pyplot().subplots(figsize=(7.5, 4.5), layout="constrained")
@@ -360,12 +343,6 @@ def draw_finals(pairs: Sequence[Pair], path: Path) -> Path:
     seeds = len({pair.seed for pair in pairs})
     figure.suptitle(f"{seeds} seeds, lines join the same seed; diamonds: mean and standard deviation", fontsize="medium")
     return save(figure, path)
-
-
-def save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from openhpo.cli.apps import App, load_app
 from openhpo.cli.console import console
 from openhpo.cli.main import run_command
 from openhpo.cli.options import pairs, value_of
+from openhpo.cli.plots import BLACK, BLUE, GREEN, GREY, VERMILION, pyplot, save
 from openhpo.engines import Engine, Full, PopulationBased
 from openhpo.errors import UserError
 from openhpo.hyperparameters import Config
@@ -71,9 +72,6 @@ HANDS = ({"h0": 1.0, "h1": 0.0}, {"h0": 0.0, "h1": 1.0})  # the toy's two member
 TOY_INTERVAL = 5  # steps between two decisions there; of 200, our choice
 START = (0.9, 0.9, 1.2 - 2 * 0.81)  # its thetas and Q before the first step
 BARRIER, OPTIMUM = 0.39, 1.2  # published of the toy: what grid search cannot pass, and the largest Q
-
-# Okabe and Ito's colours, told apart by everybody
-BLUE, ORANGE, GREEN, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#999999", "#333333"
 
 
 class Given:
@@ -418,22 +416,6 @@ def compare(found: Sequence[Pair], objective: Objective) -> str:
 # ---- plots
 
 
-def pyplot() -> Any:
-    """Matplotlib, drawing to files.
-
-    Raises:
-        UserError: It is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("the plots need matplotlib: pip install 'openhpo[plot]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def draw_toy(played: Sequence[Sequence[Walk]], grid: Sequence[Walk], path: Path) -> Path:
     """Draw the toy's models in the plane of theta, and the best Q of every seed."""
     figure, (plane, best) = pyplot().subplots(1, 2, figsize=(11, 5.2), layout="constrained")
@@ -445,7 +427,7 @@ def draw_toy(played: Sequence[Sequence[Walk]], grid: Sequence[Walk], path: Path)
     for walk in grid:
         (lines["grid search"],) = plane.plot(*walk.points[:, :2].T, color=BLACK, linewidth=6, alpha=0.3, clip_on=False)
     for walk in sorted(played[0], key=lambda walk: walk.member):
-        style = {"color": (BLUE, ORANGE)[walk.member], "linewidth": 1.6, "zorder": 3}
+        style = {"color": (BLUE, VERMILION)[walk.member], "linewidth": 1.6, "zorder": 3}
         (lines[f"PBT, member {walk.member}"],) = plane.plot(*walk.points[:, :2].T, **style)
     (start,) = plane.plot(*START[:2], "o", color=BLACK, markersize=6, zorder=4)
     (goal,) = plane.plot(0, 0, "*", color=GREEN, markersize=14, clip_on=False, zorder=4)
@@ -474,7 +456,7 @@ def draw_progress(found: Sequence[Pair], objective: Objective, path: Path) -> Pa
     steps = min(len(curve) for curves in ways for curve in curves)
     shown = slice(min(BEGIN, steps) - 1, steps)
     across = numpy.arange(1, steps + 1)[shown]
-    for way, colour, curves in zip(reversed(WAYS), (ORANGE, BLUE), ways, strict=True):
+    for way, colour, curves in zip(reversed(WAYS), (VERMILION, BLUE), ways, strict=True):
         low, median, high = numpy.quantile([curve[shown] for curve in curves], (0.25, 0.5, 0.75), axis=0)
         axes.plot(across, median, color=colour, linewidth=2, label=way)
         axes.fill_between(across, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -512,7 +494,7 @@ def draw_schedules(pair: Pair, space: Space, path: Path) -> Path:
     kinds: tuple[tuple[str, set[int], dict[str, Any]], ...] = (
         ("given up", stages.keys() - survivors - winner, {"color": GREY, "linewidth": 0.9}),
         ("led to a member's best model", survivors, {"color": BLUE, "linewidth": 1.4}),
-        ("led to the winner", winner, {"color": ORANGE, "linewidth": 3}),
+        ("led to the winner", winner, {"color": VERMILION, "linewidth": 3}),
     )
 
     def shape(stage: int, name: str) -> list[tuple[int, float]]:
@@ -529,7 +511,7 @@ def draw_schedules(pair: Pair, space: Space, path: Path) -> Path:
     for axes, name in zip(panels[:, 0], names, strict=True):
         for label, wanted, style in kinds:
             axes.add_collection(LineCollection([shape(stage, name) for stage in sorted(wanted)], label=label, **style))
-        axes.plot(best.step, best.config[name], "o", color=ORANGE, markersize=9, zorder=3, label="its best step")
+        axes.plot(best.step, best.config[name], "o", color=VERMILION, markersize=9, zorder=3, label="its best step")
         if getattr(space.hyperparameters[name], "log", False):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
@@ -542,12 +524,6 @@ def draw_schedules(pair: Pair, space: Space, path: Path) -> Path:
     metric = f"{result.objective.metric} {best.value:.4f}"
     figure.suptitle(f"schedules of {len(result.configs)} members, seed {pair.seed}; the winner's {metric}", fontsize="medium")
     return save(figure, path)
-
-
-def save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import heapq
-import importlib.util
 import itertools
 import math
 import os
@@ -35,8 +34,8 @@ from openhpo.actors import launched_rank, launched_size
 from openhpo.cli.apps import load_app
 from openhpo.cli.console import console
 from openhpo.cli.main import run_command
+from openhpo.cli.plots import BLUE, ORANGE, pyplot, save
 from openhpo.engines import ASHA, Engine, Full, SuccessiveHalving
-from openhpo.errors import UserError
 from openhpo.hyperparameters import Categorical, Config
 from openhpo.launch import run
 from openhpo.launcher import relaunch
@@ -60,7 +59,7 @@ BATCH, LONGEST = 128, 216  # of Table 1(b): the batch at the start, and R
 # Its rates are our choice: eight, by the eight choices of epochs, make the paper's 64 trials, and the batch stays whole.
 RATES = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0)
 ALONE, MERGED = "trial by trial", "merged"
-COLOURS = {ALONE: "#E69F00", MERGED: "#0072B2"}  # Okabe and Ito's, which everybody can tell apart
+COLOURS = {ALONE: ORANGE, MERGED: BLUE}
 
 Curve = Callable[[Config], Sequence[float]]
 Link = tuple[tuple[float, float], tuple[float, float]]
@@ -120,8 +119,7 @@ def main(
     progress: Annotated[bool, typer.Option(help="Show how it is getting on.")] = True,
 ) -> None:
     """Train what 108 trials share once, and once a trial: epochs, wall time, and whether the weights are the same bits."""
-    if importlib.util.find_spec("matplotlib") is None:  # said before training, not after
-        raise UserError("the plots need matplotlib: pip install 'openhpo[plot]'")
+    pyplot()  # a plot that cannot be drawn is better known before training than after
     relaunch(ranks)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # how a sum is split among threads decides its last bits
     app = load_app(str(APP))
@@ -346,19 +344,9 @@ def show_published(counts: dict[str, Pair], pairs: dict[str, Pair], full: Result
 # ---- plots
 
 
-def pyplot_of() -> Any:
-    """Matplotlib, drawing to files; imported late, as it takes its time."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def draw_bars(pairs: dict[str, Pair], title: str, path: Path) -> Path:
     """Draw epochs and wall time of both ways side by side."""
-    figure, panels = pyplot_of().subplots(1, 2, figsize=(8, 3.8), layout="constrained", gridspec_kw={"wspace": 0.1})
+    figure, panels = pyplot().subplots(1, 2, figsize=(8, 3.8), layout="constrained", gridspec_kw={"wspace": 0.1})
     whats = ("epochs trained", f"wall time on {ranks_of(pairs['grid'])}, seconds")
     for axes, measure, what in zip(panels, (epochs_of, wall_time), whats, strict=True):
         for place, way in enumerate(COLOURS):
@@ -376,21 +364,19 @@ def draw_bars(pairs: dict[str, Pair], title: str, path: Path) -> Path:
         axes.spines[["top", "right", "left"]].set_visible(False)
     panels[0].legend(frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize="large")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+    return save(figure, path)
 
 
 def draw_tree(study: Study, path: Path) -> Path:
     """Draw all trials beside the tree of their stages, coloured by learning rate; a row is a trial in both."""
-    pyplot = pyplot_of()
+    plots = pyplot()
     from matplotlib.collections import LineCollection
     from matplotlib.colors import LogNorm
 
     rates = rates_of(study)
     alone = [Bar(row, *span) for row, values in enumerate(rates) for span in spans_of(values, 0)]
     merged, links = stages_of(study, rates)
-    figure, panels = pyplot.subplots(1, 2, figsize=(11, 7), sharex=True, sharey=True, layout="constrained")
+    figure, panels = plots.subplots(1, 2, figsize=(11, 7), sharex=True, sharey=True, layout="constrained")
     panels[1].add_collection(LineCollection(links, colors="0.6", linewidths=0.7))
     for axes, bars, way in zip(panels, (alone, merged), (ALONE, MERGED), strict=True):
         lines = [((bar.start, bar.row), (bar.stop, bar.row)) for bar in bars]
@@ -405,8 +391,7 @@ def draw_tree(study: Study, path: Path) -> Path:
     ticks = {rates.min(), *(10.0**power for power in range(-3, 0)), rates.max()}
     bar = figure.colorbar(colours, ax=panels, label="learning rate", ticks=sorted(ticks), format="{x:g}", shrink=0.6, pad=0.02)
     bar.minorticks_off()
-    figure.savefig(path, dpi=150)
-    return path
+    return save(figure, path)
 
 
 def rates_of(study: Study) -> NDArray[numpy.float64]:
