@@ -361,7 +361,7 @@ def measure_round(world: MPI.Intracomm, pair: MPI.Intracomm, folder: Path) -> Se
     if world.rank:
         snapshot = lower({"weights": trackable(torch.ones(options.megabytes << 18))})
         found |= idle_seconds(pair, snapshot.data)
-        found |= file_seconds(pair, folder / checkpoints.name_of(0), snapshot)
+        found |= file_seconds(pair, folder / checkpoints.name_of((0, 1)), snapshot)
     wait_for(world)
     run_study(folder / "study", pair)
     if world.rank:

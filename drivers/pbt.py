@@ -131,6 +131,9 @@ class Turn:
         self.points.append((metrics["theta0"], metrics["theta1"], metrics["q"]))
         return True
 
+    def between(self, trial: Trial) -> bool:
+        return True
+
     def rest(self, trial: Trial) -> None:
         self.state = trial.lower()
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from openhpo.schedules import Warmup as Warmup
     from openhpo.space import Space as Space
     from openhpo.stages import Stage as Stage
+    from openhpo.stages import State as State
     from openhpo.stages import Verdict as Verdict
     from openhpo.study import Best as Best
     from openhpo.study import Study as Study
@@ -68,7 +69,7 @@ _HOMES = {
     "samplers": "Grid Random Sobol",
     "hyperparameters": "Categorical Float Integer",
     "space": "Space",
-    "stages": "Stage Verdict",
+    "stages": "Stage State Verdict",
     "study": "Best Study",
     "training": "Trial TrialStopped",
 }

@@ -2,32 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections import deque
+import shutil
+import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy
 
-from openhpo.actors import Actor, Address, Notice, WorkDone, WorkFailed, handles
+from openhpo.actors import Actor, Address, Interrupted, Notice, PeerLost, WorkDone, WorkFailed, handles
+from openhpo.actors.run import survives_deaths
 from openhpo.errors import UserError
 from openhpo.hyperparameters import Config
+from openhpo.limits import Limits
 from openhpo.memory import LongLived
-from openhpo.protocol import TRAINER, Accepted, Drop, Ended, Failed, Missing, Ready, Reports, Saved, Train, Trouble, Welcome
-from openhpo.result import load
-from openhpo.stages import Stage, State, Verdict
-from openhpo.storage import StudyWriter, schema
-from openhpo.storage.checkpoints import name_of
+from openhpo.protocol import (
+    BEATS,
+    TRAINER,
+    Accepted,
+    Alive,
+    AskSuspend,
+    Drop,
+    Ended,
+    Expelled,
+    Failed,
+    Gone,
+    Kill,
+    Missing,
+    Ready,
+    Reports,
+    Returned,
+    Saved,
+    Suspend,
+    Suspended,
+    Train,
+    Trouble,
+    Unfit,
+    Welcome,
+)
+from openhpo.result import Result, load
+from openhpo.resume import replay
+from openhpo.scheduler import Scheduler
+from openhpo.stages import Stage, State, StateName
+from openhpo.storage import StudyWriter, checkpoints, schema
 from openhpo.study import Best, Change, Study
 
-FLUSH_SECONDS = 1.0  # at most so long lies between a report and the disk
-FLUSH_ROWS = 65_536  # or so many rows
+COMMIT = 0.025  # seconds: reports are answered when they are in the file, and between two flushes lies at least that
+FLUSH_SECONDS = 1.0  # at most so long lies between anything else that happens and the file
+SYNC_SECONDS = 10.0  # and so long between the file and the disk, where the machine itself may fail
+
+
+class Commit(Notice, frozen=True):
+    """Reports have waited long enough for their answer."""
 
 
 class Tick(Notice, frozen=True):
-    """Time to flush and to show how far the study is."""
+    """Time to flush, to show how far the study is, and to look who is still there."""
+
+
+class TimeUp(Notice, frozen=True):
+    """The time limit is reached."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +111,38 @@ class View(Protocol):
         """The study has ended, well or not."""
 
 
+class Hold(Protocol):
+    """The right to write the study: `storage.claim.Claim`."""
+
+    def beat(self) -> None:
+        """Show that this run is alive."""
+
+    def release(self) -> None:
+        """The run is over."""
+
+
+class MakeStudy(Protocol):
+    """Builds the study, with another number of trials than the user's where one is given."""
+
+    def __call__(self, trials: int | None = None, /) -> Study: ...
+
+
+@dataclass
+class Trainer:
+    """What the coordinator knows of a rank that trains."""
+
+    address: Address
+    host: str
+    process: int
+    heard: float  # when it last said anything
+    told: bool = False  # that it was given up
+    answers: list[Accepted] = field(default_factory=list)  # to reports that are not in the file yet
+
+
 class Coordinator(Actor):
     """Hands stages to trainers and their reports to the study and its file.
+
+    What it does with the study is a function of the events and reports in the file, so another run can go on from there.
 
     Args:
         make_study: Builds the study; called on this rank alone, because only decisions need its libraries.
@@ -83,29 +150,47 @@ class Coordinator(Actor):
         identity: What identifies the study besides its own definition: the app, the precision.
         environment: What it runs on.
         view: Shows progress.
+        limits: How long the run may take, and what it does about what goes wrong.
+        claim: Takes the right to write the study.
+        make_writer: What writes a new study; a simulation may do without.
     """
 
     def __init__(
         self,
-        make_study: Callable[[], Study],
+        make_study: MakeStudy,
         folder: Path,
         identity: Mapping[str, Any],
         environment: Mapping[str, Any],
         view: View,
+        limits: Limits | None = None,
+        claim: Callable[[Path], Hold] | None = None,
+        make_writer: Callable[[Path, Mapping[str, Any], Mapping[str, Any]], Any] = StudyWriter,
     ) -> None:
         self._make_study = make_study
         self._folder = folder
         self._identity = identity
         self._environment = environment
         self._view = view
-        self._idle: deque[Address] = deque()
-        self._stages: dict[int, Stage] = {}
-        self._stopped: set[int] = set()  # stages whose trainer has been told to stop
+        self._limits = Limits() if limits is None else limits
+        self._claim = claim
+        self._make_writer = make_writer
+        self._hold: Hold | None = None
+        self._trainers: dict[int, Trainer] = {}
+        self._expelled: dict[int, Trainer] = {}  # ranks that were given up, and may come back
+        self._pending: set[int] = set()  # ranks that have not said yet that they are suspended
+        self._attempts: dict[int, int] = {}  # of trials that failed
+        self._deaths: dict[int, int] = {}  # of ranks, by the trial that they trained
+        self._commit_due = False
+        self._committed = 0.0  # when the file was last flushed
+        self._synced: float | None = 0.0  # when the disk last was up to date; None while that is under way
+        self._syncing = -1
+        self._beaten = 0.0  # when trainers were last told that this rank lives
+        self._ticked = 0.0
         self._configs: dict[int, Config] = {}  # of the trials, as the file has them
         self._long_lived = LongLived()
-        self._trainers = 0
         self._steps = 0
         self._shown = (0.0, 0)  # when progress was last shown, and the steps then
+        self._fresh = True  # this run began the study
         self._writer: StudyWriter | None = None
 
     # ---- start and end
@@ -113,73 +198,253 @@ class Coordinator(Actor):
     def on_start(self) -> None:
         self._study = self._make_study()
         definition = {**self._identity, **self._study.definition()}
-        if (self._folder / schema.FILE).exists():
-            check_same(self._folder, definition)
+        self._began = self._committed = self._beaten = self._ticked = self.now()
+        self._synced = self.now()
+        there = self._what_is_there(definition)
+        if there is not None and there.finished and there.definition["trials"] == self._study.total:
             self._view.note(f"{self._folder} holds this study, finished; nothing is left to run")
             self.stop_all()
             return
-        self._writer = StudyWriter(self._folder, definition, self._environment)
-        self._began = self.now()
-        self._writer.event(schema.STARTED, 0.0)
-        self._writer.flush()
+        if self._claim is not None:
+            self._hold = self._claim(self._folder)
+            there = self._what_is_there(definition)  # another run may have gone on with it while this one waited
+        self._scheduler = Scheduler(self._study)
+        if there is None:
+            self._writer = self._make_writer(self._folder, definition, self._environment)
+            self._writer.event(schema.STARTED, 0.0, step=self._study.total)
+        else:
+            self._continue(there, definition)
+        self._flush()
         self._view.show(self._progress())
-        self.after(min(FLUSH_SECONDS, self._view.period), Tick())
+        self._next_tick()
+        if self._limits.time_limit is not None:
+            self.after(self._limits.time_limit, TimeUp())
+
+    def _what_is_there(self, definition: Mapping[str, Any]) -> Result | None:
+        return check_same(self._folder, definition) if (self._folder / schema.FILE).exists() else None
+
+    def _continue(self, there: Result, definition: Mapping[str, Any]) -> None:
+        """Bring the study to where its file ends, and go on."""
+        tables, total = there.tables, self._study.total
+        self._fresh = False
+        if (first := int(tables.events["step"][0]) if len(tables.events) else total) != total:
+            self._study = self._make_study(first)
+            self._scheduler = Scheduler(self._study)
+        kept = replay(tables, self._scheduler)
+        self._scheduler.resume(total)
+        self._writer = StudyWriter.resume(
+            tables, definition, self._environment, trials=kept.trials, stages=kept.stages, reports=kept.reports
+        )
+        self._began -= kept.seconds
+        self._steps = kept.reports
+        self._shown = (self._time(), self._steps)
+        self._configs = {int(row["trial"]): tables.config(row) for row in tables.trials[: kept.trials]}
+        self._writer.event(schema.RESUMED, self._time(), step=total, text=json.dumps(dict(self._environment)))
+        self._record_changes()
+        self._tidy()
+        study = self._study
+        self._view.note(
+            f"{self._folder} goes on: of {study.total} trials {study.at_rest} have come to where they were to go, and "
+            f"{self._steps:,} steps are done"
+        )
+
+    def _tidy(self) -> None:
+        """Remove checkpoints that nobody needs, and forget those that are gone."""
+        wanted = self._study.checkpoints
+        folder = self._folder / checkpoints.FOLDER
+        files = {f"{checkpoints.FOLDER}/{path.name}" for path in folder.iterdir()} if folder.is_dir() else set()
+        for file in files - set(wanted.values()):
+            with contextlib.suppress(OSError):
+                (self._folder / file).unlink()
+        for state, file in wanted.items():
+            if file not in files:
+                self._forget(state, None)
 
     def on_stop(self) -> None:
         self._view.close()
-        if self._writer is None:
-            return
-        if isinstance(self.failure, UserError) and not self._study.at_rest - self._study.failed:
-            self._writer.discard()  # nothing was found yet, and a mended command should not stumble over it
-        else:
-            self._writer.close()
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                if self._fresh and isinstance(self.failure, UserError) and not self._study.at_rest - self._study.failed:
+                    writer.discard()  # nothing was found yet, and a mended command should not stumble over it
+                else:
+                    writer.close()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            hold.release()
+
+    def _close(self) -> None:
+        """End the run well."""
+        assert self._writer is not None
+        self._writer.close()
         self._writer = None
+        self._view.show(self._progress())
+        self._let_go()
 
     def _finish(self) -> None:
         assert self._writer is not None
         self._writer.event(schema.FINISHED, self._time())
-        self._writer.close()
-        self._writer = None
-        self._view.show(self._progress())
-        self.stop_all()
+        self._close()
+        self.work(shutil.rmtree, self._folder / checkpoints.FOLDER, True)
+        self._stop_all()
+
+    def _stop_all(self) -> None:
+        """End all ranks, and see to it that those which do not answer do not keep the others."""
+        for lost in self._expelled.values() if survives_deaths() else ():
+            near = [trainer for trainer in self._trainers.values() if trainer.host == lost.host]
+            if near:
+                self.send(near[0].address, Kill(lost.process))
+        self.stop_all(without=self._expelled)
+
+    # ---- the end before the end
+
+    @handles(TimeUp)
+    def on_time_up(self, message: TimeUp, sender: Address) -> None:
+        self._suspend("the time limit is reached")
+
+    @handles(Interrupted)
+    def on_interrupted(self, message: Interrupted, sender: Address) -> None:
+        self._suspend(f"asked to stop by {signal.Signals(message.signal).name}")
+
+    @handles(AskSuspend)
+    def on_ask_suspend(self, message: AskSuspend, sender: Address) -> None:
+        self._suspend(message.why)
+
+    def _suspend(self, why: str) -> None:
+        """Have all trainers stop at their next step, so that the study can go on another time."""
+        if self._writer is None or self._scheduler.suspended:
+            return
+        self._scheduler.suspend()
+        self._writer.event(schema.SUSPENDED, self._time(), text=why)
+        self._flush()
+        self._view.note(f"{why}: each rank stops after its present step")
+        self._pending = set(self._trainers)
+        for trainer in self._trainers.values():
+            self.send(trainer.address, Suspend())
+        self._suspended()
+
+    @handles(Suspended)
+    def on_suspended(self, message: Suspended, sender: Address) -> None:
+        if self._knows(sender):
+            self._pending.discard(sender.rank)
+            self._suspended()
+
+    def _suspended(self) -> None:
+        """End, where nothing is under way any more."""
+        if self._writer is None or self._pending:
+            return
+        study = self._study
+        self._close()
+        self._view.note(
+            f"to be continued: {study.total - study.settled} of {study.total} trials are left; the same command goes on, "
+            f"or openhpo resume {self._folder}"
+        )
+        self._stop_all()
 
     # ---- trainers
 
     @handles(Ready)
     def on_ready(self, message: Ready, sender: Address) -> None:
-        self.send(sender, Welcome())
-        if self._writer is None:
+        self.send(sender, Welcome(self._limits.lease))
+        self._expelled.pop(sender.rank, None)
+        if self._writer is None or self._scheduler.suspended:
             return  # it is already over
-        self._trainers += 1
+        if sender.rank in self._trainers:
+            self._lose(sender.rank, "it began anew")
+        self._trainers[sender.rank] = Trainer(sender, message.host, message.process, self.now())
         text = json.dumps({"host": message.host, "device": message.device})
-        self._writer.event("trainer_ready", self._time(), rank=sender.rank, text=text)
-        self._idle.append(sender)
+        self._writer.event(schema.READY, self._time(), rank=sender.rank, text=text)
+        self._scheduler.join(sender.rank)
         self._hand_out()
 
+    def _knows(self, sender: Address) -> bool:
+        """Whether a trainer takes part; one that was given up is told so, and what it says is not heard."""
+        trainer = self._trainers.get(sender.rank)
+        if trainer is not None:
+            trainer.heard = self.now()
+        elif sender.rank in self._expelled and not self._expelled[sender.rank].told:
+            self._expelled[sender.rank].told = True  # once, though more may be on its way: each time it would join anew
+            self.send(sender, Expelled())
+        return trainer is not None and self._writer is not None
+
+    def _stage_of(self, number: int, sender: Address) -> Stage | None:
+        """The stage that a trainer speaks of, where it is its own and still under way."""
+        if not self._knows(sender):
+            return None
+        stage = self._scheduler.stages.get(number)
+        return stage if stage is not None and stage.ranks[0] == sender.rank else None
+
+    @handles(Alive)
+    def on_alive(self, message: Alive, sender: Address) -> None:
+        self._knows(sender)
+
+    @handles(PeerLost)
+    def on_peer_lost(self, message: PeerLost, sender: Address) -> None:
+        self._expelled.pop(message.rank, None)
+        self._lose(message.rank, "its process is gone")
+
+    @handles(Unfit)
+    def on_unfit(self, message: Unfit, sender: Address) -> None:
+        if self._knows(sender):
+            self._lose(sender.rank, message.why)
+
+    def _expel(self, trainer: Trainer) -> None:
+        self._expelled[trainer.address.rank] = trainer
+        self._lose(trainer.address.rank, f"it has not been heard of for {self._limits.lease:g} s")
+
+    def _lose(self, rank: int, why: str) -> None:
+        """Go on without a rank."""
+        if self._writer is None or self._trainers.pop(rank, None) is None:
+            return
+        self._pending.discard(rank)
+        self._writer.event(schema.LEFT, self._time(), rank=rank, text=why)
+        stages = self._scheduler.leave(rank)
+        trained = f"; what it trained goes on elsewhere (trial {stages[0].trial})" if stages else ""
+        for trainer in self._trainers.values():
+            self.send(trainer.address, Gone(rank))
+        self._view.note(f"rank {rank} is lost: {why}{trained}. {len(self._trainers)} ranks are left to train")
+        for stage in stages:
+            deaths = self._deaths[stage.trial] = self._deaths.get(stage.trial, 0) + 1
+            self._give_up_or_back(
+                stage, f"the rank that trained it was lost {deaths} times: {why}", again=deaths < self._limits.deaths
+            )
+        self._settle()
+        if self._scheduler.suspended:
+            self._suspended()
+        elif not self._trainers:
+            self._suspend("no rank is left to train")
+
     def _hand_out(self) -> None:
-        """Give work to idle trainers, the one that has waited longest first, or end."""
-        assert self._writer is not None
-        while self._idle:
-            stage = self._study.ask(self._idle[0].rank)
-            if stage is None:
-                break
+        """Give work to idle trainers, or end."""
+        for stage in self._scheduler.assign():
             self._release()  # before, so that a trainer does not copy what it leaves for nobody
-            self.send(self._idle.popleft(), Train(stage))
+            self.send(Address(stage.ranks[0], TRAINER), Train(stage))
             self.flush()  # the trainer need not wait for the file's rows
-            self._stages[stage.id] = stage
             self._record_changes()
             self._record_stage(stage)
             self._long_lived.grown(stage.id + 1)
         self._record_changes()
-        if not self._stages and self._study.finished:
+        if self._scheduler.finished:
             self._finish()
-        else:
-            self._study.prepare()  # while all trainers are busy
 
     def _record_stage(self, stage: Stage) -> None:
         assert self._writer is not None
         config = None if stage.config == self._configs[stage.trial] else stage.config
-        self._writer.stage(stage.id, stage.trial, stage.parent, stage.start, stage.stop, stage.ranks[0], self._time(), config)
+        self._writer.stage(
+            stage.id,
+            stage.trial,
+            stage.parent,
+            stage.start,
+            stage.stop,
+            stage.ranks[0],
+            self._time(),
+            config,
+            again=stage.again,
+        )
 
     def _record_changes(self) -> None:
         """Write what trials came to, and have states dropped that nobody can need."""
@@ -191,7 +456,8 @@ class Coordinator(Actor):
     def _release(self) -> None:
         for release in self._study.releases():
             for rank in release.ranks:
-                self.send(Address(rank, TRAINER), Drop((release.state,)))
+                if rank in self._trainers:
+                    self.send(Address(rank, TRAINER), Drop((release.state,)))
             if release.file:
                 self._remove(release.file)
 
@@ -210,74 +476,128 @@ class Coordinator(Actor):
 
     @handles(Reports)
     def on_reports(self, message: Reports, sender: Address) -> None:
+        stage = self._stage_of(message.stage, sender)
+        if stage is None:
+            return
         assert self._writer is not None
-        stage = self._stages[message.stage]
+        stopped = self._scheduler.stopped
+        if stage.id in stopped:
+            return  # trained before the stop was heard
         names = message.names
         values = numpy.ndarray((message.count, len(names)), float, message.values)
         last = message.first + message.count - 1
-        if stage.id in self._stopped:
-            return  # trained before the stop was heard
-        tell, step, verdict = self._study.tell, message.first, Verdict.CONTINUE
-        for row in values.tolist():
-            verdict = tell(stage, step, dict(zip(names, row, strict=True)))
-            step += 1
-            if verdict is Verdict.STOP:
-                self._stopped.add(stage.id)
-                values = values[: step - message.first]
-                break
-        self._writer.reports(stage.trial, stage.id, message.first, names, values, self._time())
-        self._steps += len(values)
-        self.send(sender, Accepted(stage.id, last, verdict is Verdict.STOP))
-        if self._writer.waiting >= FLUSH_ROWS:
-            self._writer.flush()
+        count = self._scheduler.reports(stage, message.first, [dict(zip(names, row, strict=True)) for row in values.tolist()])
+        if not stage.again:
+            self._writer.reports(stage.trial, stage.id, message.first, names, values[:count], self._time())
+            self._steps += count
+        self._trainers[sender.rank].answers.append(Accepted(stage.id, last, stage.id in stopped))
+        # where training waits for the answer, it does not wait for anything else
+        wait = 0.0 if last in stage.checks else self._committed + COMMIT - self.now()
+        if wait <= 0:
+            self._flush()
+        elif not self._commit_due:
+            self._commit_due = True
+            self.after(wait, Commit())
+
+    @handles(Commit)
+    def on_commit(self, message: Commit, sender: Address) -> None:
+        self._commit_due = False
+        if self._writer is not None and self._writer.waiting:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write what has happened, and answer for it."""
+        assert self._writer is not None
+        self._writer.flush()
+        self._committed = self.now()
+        for trainer in self._trainers.values():
+            for answer in trainer.answers:
+                self.send(trainer.address, answer)
+            trainer.answers.clear()
 
     @handles(Ended)
     def on_ended(self, message: Ended, sender: Address) -> None:
-        stage = self._stages.pop(message.stage)
-        stopped = stage.id in self._stopped
-        self._study.end(stage, kept=message.kept)
-        self._settle(stage, sender, schema.STAGE_STOPPED if stopped else schema.STAGE_ENDED)
+        stage = self._stage_of(message.stage, sender)
+        if stage is not None:
+            kind = schema.STAGE_STOPPED if stage.id in self._scheduler.stopped else schema.STAGE_ENDED
+            self._record_end(stage, kind, schema.KEPT if message.kept else "")
+            self._scheduler.ended(stage, kept=message.kept)
+            self._settle()
+
+    @handles(Returned)
+    def on_returned(self, message: Returned, sender: Address) -> None:
+        stage = self._stage_of(message.stage, sender)
+        if stage is not None:
+            self._record_end(stage, schema.STAGE_RETURNED, "")
+            self._scheduler.returned(stage)
+            self._settle()
 
     @handles(Failed)
     def on_failed(self, message: Failed, sender: Address) -> None:
-        stage = self._stages.pop(message.stage)
-        self._study.fail(stage, message.error)
-        self._settle(stage, sender, schema.STAGE_FAILED, message.traceback)
+        stage = self._stage_of(message.stage, sender)
+        if stage is not None:
+            attempts = self._attempts[stage.trial] = self._attempts.get(stage.trial, 0) + 1
+            again = attempts <= self._limits.retries
+            if again:
+                left = self._limits.retries - attempts
+                self._view.note(f"trial {stage.trial} is tried again after: {message.error} ({left} retries are left)")
+            self._give_up_or_back(stage, message.error, message.traceback, again=again)
+            self._settle()
 
-    def _settle(self, stage: Stage, trainer: Address, kind: str, text: str = "") -> None:
+    def _give_up_or_back(self, stage: Stage, error: str, traceback: str = "", *, again: bool) -> None:
+        """Have a stage that went wrong trained again, or fail its trials."""
+        self._record_end(stage, schema.STAGE_RETURNED if again else schema.STAGE_FAILED, traceback or error)
+        if again:
+            self._scheduler.returned(stage)
+        else:
+            self._scheduler.failed(stage, error)
+
+    def _record_end(self, stage: Stage, kind: str, text: str) -> None:
         assert self._writer is not None
-        self._stopped.discard(stage.id)
-        step = self._study.trials[stage.trial].step
-        self._writer.event(kind, self._time(), trial=stage.trial, stage=stage.id, rank=trainer.rank, step=step, text=text)
+        step = self._study.reported(stage)
+        self._writer.event(kind, self._time(), trial=stage.trial, stage=stage.id, rank=stage.ranks[0], step=step, text=text)
+
+    def _settle(self) -> None:
         self._record_changes()
-        self._idle.append(trainer)
         self._hand_out()
 
     # ---- states
 
     @handles(Missing)
     def on_missing(self, message: Missing, sender: Address) -> None:
+        stage = self._stage_of(message.stage, sender)
+        if stage is not None:
+            self._forget(message.state, None if message.rank == schema.NONE else message.rank)
+            self._record_end(stage, schema.STAGE_RETURNED, "the state that it goes on from is missing")
+            self._scheduler.returned(stage)
+            self._settle()
+
+    def _forget(self, state: StateName, rank: int | None) -> None:
+        """A state is not where it was said to be: on that rank, or in its file."""
         assert self._writer is not None
-        stage = self._stages.pop(message.stage)
-        rank = None if message.rank == schema.NONE else message.rank
-        if self._study.lost(message.state, rank):
-            self._writer.event(schema.STATE_LOST, self._time(), stage=message.state, rank=message.rank)
-        self._study.give_back(stage)
-        self._idle.append(sender)
-        self._hand_out()
+        if self._scheduler.lost(state, rank):
+            where = schema.NONE if rank is None else rank
+            self._writer.event(schema.STATE_LOST, self._time(), stage=state.stage, step=state.step, rank=where)
 
     @handles(Saved)
     def on_saved(self, message: Saved, sender: Address) -> None:
-        file = name_of(message.state)
-        if not self._study.saved(message.state, sender.rank, file):
+        state, file = message.state, checkpoints.name_of(message.state)
+        if not self._knows(sender) or self._writer is None:
+            return  # the next run tidies up
+        if self._scheduler.saved(state, sender.rank, file, moved=message.moved):
+            kind = schema.STATE_MOVED if message.moved else schema.STATE_SAVED
+            self._writer.event(kind, self._time(), stage=state.stage, step=state.step, rank=sender.rank)
+            self._record_changes()
+        elif state not in self._study.checkpoints:
             self._remove(file)  # nobody needs it any more
 
     def _remove(self, file: str) -> None:
         self.work((self._folder / file).unlink, True)
 
     @handles(WorkDone)
-    def on_removed(self, message: WorkDone, sender: Address) -> None:
-        pass
+    def on_done(self, message: WorkDone, sender: Address) -> None:
+        if message.ticket == self._syncing:
+            self._synced = self.now()
 
     @handles(WorkFailed)
     def on_not_removed(self, message: WorkFailed, sender: Address) -> None:
@@ -285,25 +605,50 @@ class Coordinator(Actor):
 
     @handles(Trouble)
     def on_trouble(self, message: Trouble, sender: Address) -> None:
-        self._view.note(message.text)
-        if self._writer is not None:
-            self._writer.event(schema.TROUBLE, self._time(), rank=sender.rank, text=message.text)
+        if self._knows(sender):
+            self._view.note(message.text)
+            if self._writer is not None:
+                self._writer.event(schema.TROUBLE, self._time(), rank=sender.rank, text=message.text)
 
     # ---- time
 
     def _time(self) -> float:
-        """Seconds since the study began."""
+        """Seconds of work on the study, over all its runs."""
         return self.now() - self._began
+
+    def _next_tick(self) -> None:
+        self.after(min(FLUSH_SECONDS, self._view.period, self._limits.lease / BEATS), Tick())
 
     @handles(Tick)
     def on_tick(self, message: Tick, sender: Address) -> None:
         if self._writer is None:
             return
         if self._writer.waiting:
-            self._writer.flush()
+            self._flush()
+        if self._synced is not None and self.now() - self._synced >= SYNC_SECONDS:
+            self._synced = None
+            self._syncing = self.work(self._writer.sync)
+        if self._hold is not None:
+            self._hold.beat()
+        self._look_around()
         if self._time() - self._shown[0] >= self._view.period:
             self._view.show(self._progress())
-        self.after(min(FLUSH_SECONDS, self._view.period), Tick())
+        self._next_tick()
+
+    def _look_around(self) -> None:
+        """Tell trainers that this rank lives, and give up those that are silent."""
+        now, lease = self.now(), self._limits.lease
+        asleep = now - self._ticked > lease / 2  # this process itself was stopped, and knows nothing of the others
+        self._ticked = now
+        if asleep:
+            for trainer in self._trainers.values():
+                trainer.heard = now
+        if now - self._beaten >= lease / BEATS:
+            self._beaten = now
+            for trainer in self._trainers.values():
+                self.send(trainer.address, Alive())
+        for trainer in [trainer for trainer in self._trainers.values() if now - trainer.heard > lease]:
+            self._expel(trainer)
 
     def _progress(self) -> Progress:
         study, elapsed = self._study, self._time()
@@ -314,37 +659,39 @@ class Coordinator(Actor):
         return Progress(
             trials=study.total,
             settled=study.at_rest,
-            running=len(self._stages),
+            running=len(self._scheduler.stages),
             failed=study.failed,
             steps=self._steps,
             rate=(self._steps - steps) / max(elapsed - before, 1e-9),
             elapsed=elapsed,
             left=elapsed * (1 - part) / part if part else None,
-            trainers=self._trainers,
+            trainers=len(self._trainers),
             best=study.best,
         )
 
 
-def check_same(folder: Path, definition: Mapping[str, Any]) -> None:
-    """Make sure that a folder holds this very study, finished.
+def check_same(folder: Path, definition: Mapping[str, Any]) -> Result:
+    """Make sure that a folder holds this very study, but for the number of its trials; return it.
 
     Raises:
-        UserError: It holds another one, or one that was interrupted.
+        UserError: It holds another one.
     """
     there = load(folder)
     wanted = json.loads(json.dumps(definition))
-    differing = [key for key in {**wanted, **there.definition} if wanted.get(key) != there.definition.get(key)]
+    keys = [key for key in {**wanted, **there.definition} if key != "trials"]
+    differing = [key for key in keys if wanted.get(key) != there.definition.get(key)]
     if differing:
         where, its, here = _difference(differing[0], there.definition.get(differing[0]), wanted.get(differing[0]))
         raise UserError(
             f"{folder} holds another study: its {where} is {_short(its)}, and here it is {_short(here)}. "
             "Choose another --study, or remove that folder."
         )
-    if not there.finished:
+    if wanted["trials"] < there.definition["trials"]:
         raise UserError(
-            f"{folder} holds this study, but it was interrupted, and continuing one is not possible yet. "
-            f"`openhpo best {folder}` shows what it found; choose another --study to start anew."
+            f"{folder} holds this study with {there.definition['trials']} trials, and here it has {wanted['trials']}. A study "
+            "may be given more trials, not fewer: --trials is the total. Choose another --study, or remove that folder."
         )
+    return there
 
 
 def _difference(where: str, one: Any, other: Any) -> tuple[str, Any, Any]:

@@ -19,6 +19,7 @@ from openhpo.coordinator import Coordinator
 from openhpo.engines import Engine
 from openhpo.errors import UserError
 from openhpo.launcher import relaunch
+from openhpo.limits import Limits
 from openhpo.objective import Objective
 from openhpo.place import Place, find_place, share_threads
 from openhpo.progress import choose_view
@@ -26,6 +27,7 @@ from openhpo.protocol import COORDINATOR, TRAINER
 from openhpo.result import Result
 from openhpo.samplers import Sampler
 from openhpo.space import Space
+from openhpo.storage.claim import Claim
 from openhpo.store import default_budget
 from openhpo.study import Study
 from openhpo.trainer import Trainer
@@ -49,13 +51,19 @@ def run(
     state_memory: int | None = None,
     merge: bool = True,
     dedicated_coordinator: bool = False,
+    time_limit: float | None = None,
+    retries: int = 0,
+    step_timeout: float | None = None,
+    checkpoint_every: float = 600.0,
+    lease: float = 60.0,
     progress: bool = True,
     actors: Callable[[int, int], Mapping[str, Actor]] | None = None,
     app: str | None = None,
 ) -> Result:
     """Run a study to its end. Under `mpirun` every rank calls this with the same arguments.
 
-    A study that has run to its end is not run again: its result is returned at once.
+    A study that was interrupted goes on where it was. One that has run to its end is not run again, unless it is given more
+    trials: its result is returned at once.
 
     Args:
         train: The training function: a generator that yields a dictionary of metrics a step, or a plain function that
@@ -64,7 +72,7 @@ def run(
         objective: `Minimize(...)` or `Maximize(...)` of a metric that `train` yields.
         engine: Who trains how long, such as `Full(max_steps=20)`.
         sampler: What to try next; random search by default.
-        trials: How many; a grid's size when absent.
+        trials: How many in total, those of earlier runs included; a grid's size when absent.
         study: The folder of the study file.
         seed: Decides everything random.
         ranks: Start this program again under mpiexec with so many ranks, unless it already runs under MPI.
@@ -74,6 +82,12 @@ def run(
             checkpoint files. By default a quarter of the node's memory, divided among its ranks.
         merge: Train what trials have in common once.
         dedicated_coordinator: Keep rank 0 free of training, where there are others.
+        time_limit: Seconds after which the run stops in order, to be continued: give it somewhat less than the batch system
+            does. SIGTERM, SIGUSR1 and the first SIGINT do the same.
+        retries: How often a trial is tried again that raised, ran out of memory or took too long, from its last state.
+        step_timeout: Seconds that a step may take, the set-up before the first one included.
+        checkpoint_every: Seconds of training after which a state is written to a checkpoint file.
+        lease: Seconds after which a rank that is not heard of counts as lost, and its work is done elsewhere.
         progress: Show how it is getting on, on standard error of rank 0.
         actors: Gives further actors of a rank, `actors(rank, size) -> {name: actor}`, to run beside the study's until it ends.
         app: A name for the training code, part of what identifies the study; its module's name by default.
@@ -90,16 +104,18 @@ def run(
     folder = Path(study)
     place = find_place()
     share_threads(place.threads)
+    limits = Limits(time_limit, retries, step_timeout, checkpoint_every, lease)
     identity = {"app": app or getattr(train, "__module__", "app"), "precision": precision}
 
-    def make_study() -> Study:
-        return Study(space, objective, engine=engine, sampler=sampler, trials=trials, seed=seed, merge=merge)
+    def make_study(total: int | None = None, /) -> Study:
+        count = trials if total is None else total
+        return Study(space, objective, engine=engine, sampler=sampler, trials=count, seed=seed, merge=merge)
 
     def cast(rank: int, size: int) -> Mapping[str, Actor]:
         company: dict[str, Actor] = {**(actors(rank, size) if actors is not None else {})}
         if rank == COORDINATOR.rank:
             company[COORDINATOR.name] = Coordinator(
-                make_study, folder, identity, environment(place, train), choose_view(progress)
+                make_study, folder, identity, environment(place, train), choose_view(progress), limits, Claim
             )
         if rank != COORDINATOR.rank or not dedicated_coordinator or size == 1:
             company[TRAINER] = Trainer(
@@ -110,6 +126,7 @@ def run(
                 folder,
                 default_budget(place.local_size) if state_memory is None else state_memory,
                 forks=engine.forks,
+                limits=limits,
             )
         return company
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import itertools
 import os
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from openhpo.actors import launched_size
+from openhpo.actors.run import BEGAN, OUTCOME, tell_supervisor
 from openhpo.errors import UserError
 
 TERMINAL = "OPENHPO_TERMINAL"  # tells rank 0 that a person watches, and how wide the terminal is
+AT_ONCE = 0.8  # seconds that a launcher has to end its ranks after a second Ctrl-C
 RELAUNCHED = "OPENHPO_RELAUNCHED"  # this process is one of those that were started so
 LAUNCHER = "OPENHPO_LAUNCHER"  # the launcher to use, with options
 
@@ -41,7 +50,12 @@ def find_launcher(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def relaunch(ranks: int | None) -> None:
-    """Replace this process by `ranks` of it under MPI; return where this one is enough, or is under MPI already.
+    """Run this very command on `ranks` ranks under MPI, and end with its status.
+
+    Returns where this process is enough, or is under MPI already.
+
+    This process stays as a supervisor. Launchers differ in what they do about signals, and Open MPI's leaves its ranks half a
+    second after SIGTERM; all of them pass SIGUSR1 on, so that is what the first SIGINT, SIGTERM or SIGUSR1 becomes here.
 
     Args:
         ranks: How many; None for the ranks that there are.
@@ -49,7 +63,10 @@ def relaunch(ranks: int | None) -> None:
     Raises:
         UserError: There is no launcher, or the ranks that it started do not know of each other.
     """
-    if ranks is None or launched_size() > 1:
+    if ranks is None:
+        return
+    if launched_size() > 1:
+        tell_supervisor(BEGAN)
         return
     if ranks < 1:
         raise UserError(f"the number of ranks has to be 1 or more, not {ranks}")
@@ -66,14 +83,65 @@ def relaunch(ranks: int | None) -> None:
         environment[TERMINAL] = str(shutil.get_terminal_size().columns)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execvpe(command[0], command, environment)
+    with tempfile.TemporaryDirectory(prefix="openhpo-") as folder:
+        outcome = Path(folder) / "outcome"
+        status = _supervise(command, {**environment, OUTCOME: str(outcome)})
+        told = outcome.read_text() if outcome.exists() else ""
+    if told.isdigit():  # the study ended in order, whatever its launcher thinks of how the ranks left
+        sys.exit(int(told))
+    if status not in (0, 1, 2, 130) or (status == 0 and told == BEGAN):  # Open MPI says 0 also where a whole host died
+        print(
+            f"the job was ended from outside, or a rank died (its launcher says {status}). What was acknowledged is safe: the "
+            "same command continues the study",
+            file=sys.stderr,
+            flush=True,
+        )
+        status = status if 0 < status < 256 else 1
+    sys.exit(status)
+
+
+def _supervise(command: list[str], environment: Mapping[str, str]) -> int:
+    """Run a launcher to its end, and turn signals to this process into what it understands; return its status."""
+    signals = itertools.count()
+    interrupted: list[int] = []
+
+    def take(number: int, frame: object) -> None:
+        if next(signals) == 0 or number != signal.SIGINT:
+            process.send_signal(signal.SIGUSR1)  # stop in order
+        else:
+            interrupted.append(number)
+            process.send_signal(signal.SIGTERM)  # at once: Open MPI's needs half a second, MPICH's does not end by this
+            time.sleep(AT_ONCE)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+
+    # in a session of its own, where the terminal's Ctrl-C does not reach it, nor its ranks
+    process = subprocess.Popen(
+        command,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_follow_to_death,  # noqa: PLW1509 -- this process has no threads yet
+    )
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, take)
+    status = process.wait()
+    return 130 if interrupted else status
+
+
+def _follow_to_death() -> None:
+    """Have the launcher told to stop in order when its supervisor is gone (Linux)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGUSR1)
 
 
 def _open_mpi_settings(ranks: int) -> dict[str, str]:
     """What Open MPI needs to do as it was told; other MPIs do not read it."""
     settings = {"PRTE_MCA_hwloc_default_binding_policy": "none"}  # else one or two ranks get a single core each
     if ranks > (os.cpu_count() or 1):
-        settings["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
+        # without "slot" all ranks would go to the first of several hosts
+        settings["PRTE_MCA_rmaps_default_mapping_policy"] = "slot:oversubscribe"
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         # whoever runs this as root has decided so already
         settings |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

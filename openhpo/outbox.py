@@ -37,12 +37,15 @@ class Outbox:
         self._accepted = 0  # the last step that the coordinator has answered for
         self._change = threading.Event()
         self.stopped = False
+        self.waits = False  # training waits for the coordinator
+        self.put_at = time.monotonic()  # when the last step was put here, or the stage began
 
     def put(self, step: int, metrics: dict[str, float]) -> bool:
         """Take one step's metrics; wait where it has to; return whether training should go on."""
         self._rows.append(metrics)
+        now = self.put_at = time.monotonic()
         check = step in self._checks
-        due = check or len(self._rows) >= self._batch or time.monotonic() - self._taken >= GATHER
+        due = check or len(self._rows) >= self._batch or now - self._taken >= GATHER
         if due and not self._woken and step != self._last:
             self._woken = True
             self._wake()
@@ -51,10 +54,13 @@ class Outbox:
         return not self.stopped
 
     def _wait(self, step: int) -> None:
+        self.waits = True
         while not self.stopped and (self._accepted < step or len(self._rows) >= self._room):
             self._change.clear()
             if not self.stopped and (self._accepted < step or len(self._rows) >= self._room):
                 self._change.wait()
+        self.put_at = time.monotonic()
+        self.waits = False
 
     def take(self) -> list[dict[str, float]]:
         """All that lies here, in order."""

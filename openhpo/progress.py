@@ -34,6 +34,9 @@ class Silent:
 
     period = 1.0
 
+    def __init__(self, period: float = 1.0) -> None:
+        self.period = period
+
     def show(self, progress: Progress) -> None:
         pass
 

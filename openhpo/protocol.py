@@ -4,26 +4,42 @@ A trainer is ready; the coordinator has it train a stage; the trainer reports st
 what piles up meanwhile travels together and a slow coordinator slows the trainers down; the stage ends or fails; the
 coordinator has it train the next.
 
-A state is named by the stage that ended in it. It stays where it was made; a trainer that is told to go on from one that it
-does not have fetches it from a trainer that does, or from a checkpoint, or says that it is missing and gives the stage back.
+A state is named by the stage in whose training it was made, and its step. It stays where it was made; a trainer that is told
+to go on from one that it does not have fetches it from a trainer that does, or from a checkpoint, or says that it is missing
+and gives the stage back.
+
+Both sides tell each other that they live. A trainer that is silent for too long is given up: what it still says is refused,
+and it is told so, and may join anew with nothing in its hands.
 """
 
 from openhpo.actors import Address, Message
-from openhpo.stages import Stage
+from openhpo.stages import Stage, StateName
 
 COORDINATOR = Address(0, "coordinator")
 TRAINER = "trainer"  # the name of the trainer on its rank
+BEATS = 5  # times a lease that both sides say that they live
 
 
 class Ready(Message):
-    """Trainer to coordinator: this rank can train."""
+    """Trainer to coordinator: this rank can train, and holds nothing."""
 
     host: str
     device: str
+    process: int
 
 
 class Welcome(Message):
-    """Coordinator to trainer: heard."""
+    """Coordinator to trainer: heard. Both sides are to be heard of once in `lease` seconds at least."""
+
+    lease: float
+
+
+class Alive(Message):
+    """Either way: still here."""
+
+
+class Expelled(Message):
+    """Coordinator to trainer: you were silent for too long, and your work is done elsewhere."""
 
 
 class Train(Message):
@@ -46,7 +62,7 @@ class Reports(Message):
 
 
 class Accepted(Message):
-    """Coordinator to trainer: the reports of that stage up to that step have arrived; go on, or stop."""
+    """Coordinator to trainer: the reports of that stage up to that step are in the study file; go on, or stop."""
 
     stage: int
     step: int
@@ -64,36 +80,75 @@ class Ended(Message):
 
 
 class Failed(Message):
-    """Trainer to coordinator: the stage's training raised."""
+    """Trainer to coordinator: the stage's training raised, ran out of memory, or took too long over a step."""
 
     stage: int
     error: str
     traceback: str
 
 
+class Returned(Message):
+    """Trainer to coordinator: the stage has ended after the last step reported, because the run is being suspended."""
+
+    stage: int
+
+
+class Suspend(Message):
+    """Coordinator to trainer: stop at the next step, and write to checkpoints whatever state may be needed."""
+
+
+class Suspended(Message):
+    """Trainer to coordinator: done."""
+
+
+class AskSuspend(Message):
+    """Trainer to coordinator: somebody wants the run to stop in order, such as a batch system by a signal to this rank."""
+
+    why: str
+
+
+class Unfit(Message):
+    """Trainer to coordinator: this rank cannot train any more."""
+
+    why: str
+
+
+class Kill(Message):
+    """Coordinator to trainer: end that process of your host, which does not answer, as MPI would wait for it at the end."""
+
+    process: int
+
+
+class Gone(Message):
+    """Coordinator to trainer: that rank is lost; do not wait for a state from it."""
+
+    rank: int
+
+
 class Drop(Message):
     """Coordinator to trainer: nobody needs these states any more."""
 
-    states: tuple[int, ...]
+    states: tuple[StateName, ...]
 
 
 class Fetch(Message):
     """Trainer to trainer: send me that state."""
 
-    state: int
+    state: StateName
 
 
 class Given(Message):
-    """Trainer to trainer: the state's header; its data comes beside it."""
+    """Trainer to trainer: the state's header, and the seconds trained since its last checkpoint; its data comes beside it."""
 
-    state: int
+    state: StateName
     header: bytes
+    exposed: float
 
 
 class Absent(Message):
     """Trainer to trainer: that state is not here any more, but perhaps has just moved to its checkpoint."""
 
-    state: int
+    state: StateName
     saved: bool
 
 
@@ -101,14 +156,15 @@ class Missing(Message):
     """Trainer to coordinator: the stage cannot begin, as its parent's state is not on that rank, or (-1) not in its file."""
 
     stage: int
-    state: int
+    state: StateName
     rank: int
 
 
 class Saved(Message):
-    """Trainer to coordinator: that state has moved from this rank's memory to its checkpoint file."""
+    """Trainer to coordinator: that state is in its checkpoint file, and, where it `moved`, no more in this rank's memory."""
 
-    state: int
+    state: StateName
+    moved: bool
 
 
 class Trouble(Message):

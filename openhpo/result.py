@@ -79,9 +79,22 @@ class Result:
         return Objective.from_definition(self.definition["objective"])
 
     @property
+    def phase(self) -> str:
+        """How the last run ended: "finished", "suspended" (to be continued), or "running" where it goes on or was killed."""
+        phases = {
+            schema.FINISHED: "finished",
+            schema.SUSPENDED: "suspended",
+            schema.STARTED: "running",
+            schema.RESUMED: "running",
+        }
+        kinds = self.tables.events["kind"]
+        of_study = kinds[numpy.char.startswith(kinds, b"study_")]
+        return phases.get(of_study[-1].decode(), "running") if len(of_study) else "running"
+
+    @property
     def finished(self) -> bool:
         """Whether the study ran to its end."""
-        return bool(len(self.tables.events)) and self.tables.events["kind"][-1].decode() == schema.FINISHED
+        return self.phase == "finished"
 
     @property
     def metrics(self) -> list[str]:
@@ -95,7 +108,9 @@ class Result:
 
     @cached_property
     def states(self) -> list[State]:
-        """How far each trial is; one that was paused when the study ended counts as stopped."""
+        """How far each trial is; one that was paused when the study ended counts as stopped, one that ran when it was suspended
+        as suspended.
+        """
         states = [State.RUNNING] * len(self.tables.trials)
         for event in self.tables.events:
             state = _STATES.get(event["kind"].decode())
@@ -103,21 +118,30 @@ class Result:
                 states[event["trial"]] = state
         if self.finished:
             return [State.STOPPED if state is State.PAUSED else state for state in states]
+        if self.phase == "suspended":
+            return [State.SUSPENDED if state is State.RUNNING else state for state in states]
         return states
 
     @cached_property
     def failures(self) -> list[dict[str, Any]]:
-        """Trials that failed: their number, rank, step, and traceback."""
-        events = self.tables.events
-        return [
-            {
+        """Trials that failed: their number, rank, step, and traceback, or what else was wrong with them."""
+        failed, ended = f"{schema.TRIAL}{State.FAILED.value}".encode(), schema.STAGE_FAILED.encode()
+        ranks = dict(zip(self.tables.stages["stage"].tolist(), self.tables.stages["rank"].tolist(), strict=True))
+        found: dict[int, dict[str, Any]] = {}
+        rank, traceback = NO_STAGE, ""
+        for event in self.tables.events[numpy.isin(self.tables.events["kind"], [failed, ended])]:
+            text = self.tables.text(int(event["text_at"]), int(event["text_size"]))
+            if event["kind"] == ended:  # what it means for trials follows
+                rank, traceback = int(event["rank"]), text
+                continue
+            raised = bool(traceback) and text in traceback
+            found[int(event["trial"])] = {
                 "trial": int(event["trial"]),
-                "rank": int(event["rank"]),
+                "rank": rank if raised else ranks.get(int(event["stage"]), NO_STAGE),
                 "step": int(event["step"]),
-                "traceback": self.tables.text(int(event["text_at"]), int(event["text_size"])),
+                "traceback": traceback if raised else text,
             }
-            for event in events[events["kind"] == schema.STAGE_FAILED.encode()]
-        ]
+        return list(found.values())
 
     # ---- who was trained when: trials may share stages, and go on from each other's
 
@@ -196,7 +220,7 @@ class Result:
     @cached_property
     def _standings(self) -> dict[int, tuple[int, int]]:
         """Of the trials that share stages or took over a model: the stage they have come to, and the step."""
-        stages, owner = self.tables.stages, dict(zip(*self._stage_owners, strict=True))
+        stages, owner = self._trained, dict(zip(*self._stage_owners, strict=True))
         sharing: dict[int, tuple[int, int]] = {}
         for stage, trial, parent in zip(*(stages[name].tolist() for name in ("stage", "trial", "parent")), strict=True):
             if parent >= 0 and owner[parent] != trial:
@@ -213,12 +237,18 @@ class Result:
         for trial, stage in last.items():
             if stage > sharing[trial][0] or not sharing[trial][1]:  # it has begun after the last event
                 row = self._row_of[stage]
-                sharing[trial] = (stage, int(stages["start"][row] + begin[stage + 1] - begin[stage]))
+                sharing[trial] = (stage, int(self.tables.stages["start"][row] + begin[stage + 1] - begin[stage]))
         return sharing
+
+    @cached_property
+    def _trained(self) -> NDArray[Any]:
+        """The stages that reported; not those that only brought back a state."""
+        trained: NDArray[Any] = self.tables.stages[self.tables.stages["again"] == 0]
+        return trained
 
     @property
     def _stage_owners(self) -> tuple[list[int], list[int]]:
-        return self.tables.stages["stage"].tolist(), self.tables.stages["trial"].tolist()
+        return self._trained["stage"].tolist(), self._trained["trial"].tolist()
 
     @cached_property
     def _rows(self) -> list[NDArray[numpy.int64]]:

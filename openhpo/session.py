@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -9,8 +11,9 @@ from typing import Any, NamedTuple
 from openhpo.actors import Notice
 from openhpo.course import Course
 from openhpo.outbox import Outbox
-from openhpo.stages import Stage
-from openhpo.training import Trial
+from openhpo.stages import Stage, StateName
+from openhpo.training import Trial, TrialStopped
+from openhpo.training.states import CannotLower
 
 
 class StepsReady(Notice, frozen=True):
@@ -22,10 +25,19 @@ class Rested(Notice, frozen=True):
 
 
 class Lowered(Notice, frozen=True):
-    """The training thread has copied its state to host memory."""
+    """The training thread has copied its state to host memory.
 
-    state: int
+    Attributes:
+        state: Its name.
+        snapshot: The copy; None where it cannot be made.
+        between: Whether the copy was made between two steps, and not where the thread rests.
+        error: Why it cannot be made.
+    """
+
+    state: StateName
     snapshot: Any
+    between: bool = False
+    error: str = ""
 
 
 class Continue(NamedTuple):
@@ -54,7 +66,9 @@ class Session:
         course: What is in force in the stage.
         wanted: Whether anybody may need that state.
         leaving: Whether the thread is about to end.
+        interrupted: Whether it ended between two steps, as it was asked to.
         promised: States whose copy is on its way.
+        thread: The number by which Python knows the thread; None before it runs.
 
     Args:
         post: Leaves a notice for the actor; called from the thread.
@@ -65,29 +79,32 @@ class Session:
         self._post = post
         self._spare = spare
         self._orders: SimpleQueue[Continue | Copy | Leave] = SimpleQueue()
-        self.promised: set[int] = set()
-        self._copied: int | None = None  # the last state whose copy was ordered
+        self._between: deque[Copy | Leave] = deque()  # orders for between two steps
+        self.promised: set[StateName] = set()
+        self._copied: StateName | None = None  # the last state whose copy was ordered
         self.wanted = True
         self.leaving = False
+        self.interrupted = False
+        self.thread: int | None = None
         self._checked = False
         self._begin(stage, course)
 
     def _begin(self, stage: Stage, course: Course) -> None:
         self.stage = stage
         self.course = course
-        self.state: int | None = None
+        self.state: StateName | None = None
         self.outbox = Outbox(self._wake, stage.stop, stage.checks)
 
     # ---- for the event loop
 
     def rests(self) -> None:
         """The thread has said that it rests."""
-        self.state = self.stage.id
+        self.state = self.stage.after
         self.wanted = True
 
     def fits(self, stage: Stage, course: Course) -> bool:
         """Whether the thread can go on with that stage: its state is alive here, and the set-up would be the same."""
-        return not self.leaving and self.state == stage.parent and self.course.constants == course.constants
+        return not self.leaving and self.state == stage.before and self.course.constants == course.constants
 
     def go_on(self, stage: Stage, course: Course) -> None:
         keep = stage.keep and self._promise()
@@ -101,12 +118,25 @@ class Session:
         self._orders.put(Copy())
         return True
 
+    def copy_between(self) -> None:
+        """Have the state copied after the present step."""
+        self._between.append(Copy())
+
+    def leave_between(self) -> None:
+        """Have the state copied after the present step, and end the thread."""
+        self._between.append(Leave(keep=True))
+
     def leave(self) -> None:
         """End the thread; a state that is wanted arrives as `Lowered` before."""
         if not self.leaving:
             self.leaving = True
             self.outbox.stop()
             self._orders.put(Leave(self.wanted and self._promise()))
+
+    def raise_in_thread(self) -> None:
+        """Have the thread raise TrialStopped as soon as it runs Python again; one that is stuck in C stays there."""
+        if self.thread is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread), ctypes.py_object(TrialStopped))
 
     def _promise(self) -> bool:
         """Note that the state which is alive will be copied; return whether that is still to be ordered."""
@@ -124,8 +154,21 @@ class Session:
     def put(self, step: int, metrics: dict[str, float]) -> bool:
         return self.outbox.put(step, metrics)
 
+    def between(self, trial: Trial) -> bool:
+        if not self._between:
+            return True
+        order = self._between.popleft()
+        state = StateName(trial.stage.id, trial.step)
+        try:
+            self._post(Lowered(state, trial.lower(self._spare), between=True))
+        except CannotLower as error:
+            self._post(Lowered(state, None, between=True, error=str(error)))
+        self.interrupted = isinstance(order, Leave)
+        return not self.interrupted
+
     def rest(self, trial: Trial) -> tuple[Stage, Course] | None:
         stage = trial.stage
+        self._between.clear()  # the end of a stage comes between no steps
         if not stage.park:
             return None
         if not self._checked:
@@ -136,7 +179,7 @@ class Session:
             order = self._orders.get()
             if isinstance(order, Copy) or order.keep:
                 snapshot = trial.lower(self._spare)
-                self._post(Lowered(stage.id, snapshot))
+                self._post(Lowered(stage.after, snapshot))
                 del snapshot
             if isinstance(order, Continue):
                 return order.stage, order.course

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from openhpo.hyperparameters import Config
 from openhpo.objective import NO_SCORE, Score
@@ -25,9 +26,17 @@ class State(Enum):
     DONE = "done"
     STOPPED = "stopped"
     FAILED = "failed"
+    SUSPENDED = "suspended"  # only in results: its run was stopped before it ended, and it goes on with the next one
 
 
 AT_REST = frozenset({State.PAUSED, State.DONE, State.STOPPED, State.FAILED})
+
+
+class StateName(NamedTuple):
+    """What a state is called: the one that training of that stage had after that step."""
+
+    stage: int
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +44,21 @@ class Stage:
     """A span of steps to train.
 
     Attributes:
-        id: Its number in the study, in the order of issue, from 0. Also names the state at its end.
+        id: Its number in the study, in the order of issue, from 0.
         trial: The number of the trial it is trained for; others may share it.
-        parent: The stage whose end state it continues; None where it starts from nothing.
+        parent: The stage that reported the step before its first one; None where it starts from nothing.
         start: Steps trained before it.
         stop: The step to reach.
         config: The configuration, parameters of schedules included.
         seed: What the training's random numbers are keyed by.
         ranks: Who trains it; the first one leads.
         checks: Steps after which training waits for the verdict.
-        source: A rank that holds the parent's state; None where none does.
-        file: The checkpoint with the parent's state, relative to the study's folder; empty where there is none.
-        keep: Whether the parent's state is still needed by others.
+        origin: The stage in whose training the state after `start` steps was made; most often the parent.
+        source: A rank that holds that state; None where none does.
+        file: The checkpoint with that state, relative to the study's folder; empty where there is none.
+        keep: Whether that state is still needed by others.
         park: Whether the state at the end may be needed.
+        again: Whether it only brings back a state that was lost: its steps are reported already.
     """
 
     id: int
@@ -59,10 +70,22 @@ class Stage:
     seed: int
     ranks: tuple[int, ...]
     checks: tuple[int, ...] = ()
+    origin: int | None = None
     source: int | None = None
     file: str = ""
     keep: bool = False
     park: bool = False
+    again: bool = False
+
+    @property
+    def before(self) -> StateName | None:
+        """The state that it goes on from; None where it starts from nothing."""
+        return None if self.origin is None else StateName(self.origin, self.start)
+
+    @property
+    def after(self) -> StateName:
+        """The state at its end."""
+        return StateName(self.id, self.stop)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import os
 from collections import OrderedDict
 from typing import Any
 
+from openhpo.stages import StateName
 from openhpo.training.states import Snapshot
 
 PART_OF_MEMORY = 0.25  # of a node, for the snapshots of all its ranks together
@@ -22,21 +23,21 @@ class StateStore:
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self._held: OrderedDict[int, Snapshot] = OrderedDict()
-        self._spilling: set[int] = set()
-        self._stuck: set[int] = set()  # could not be written
-        self._lent: set[int] = set()  # given to other ranks, whose receives may still be under way
+        self._held: OrderedDict[StateName, Snapshot] = OrderedDict()
+        self._spilling: set[StateName] = set()
+        self._stuck: set[StateName] = set()  # could not be written
+        self._lent: set[StateName] = set()  # given to other ranks, whose receives may still be under way
         self._spare: Any = None
         self.size = 0
 
-    def __contains__(self, state: int) -> bool:
+    def __contains__(self, state: StateName) -> bool:
         return state in self._held
 
-    def add(self, state: int, snapshot: Snapshot) -> None:
+    def add(self, state: StateName, snapshot: Snapshot) -> None:
         self._held[state] = snapshot
         self.size += snapshot.size
 
-    def use(self, state: int, *, lend: bool = False) -> Snapshot | None:
+    def use(self, state: StateName, *, lend: bool = False) -> Snapshot | None:
         """A snapshot, which counts as used; None where it is not here."""
         snapshot = self._held.get(state)
         if snapshot is not None:
@@ -45,7 +46,7 @@ class StateStore:
                 self._lent.add(state)
         return snapshot
 
-    def take(self, state: int) -> Snapshot | None:
+    def take(self, state: StateName) -> Snapshot | None:
         """A snapshot that nobody else needs."""
         snapshot = self._held.pop(state, None)
         if snapshot is not None:
@@ -53,7 +54,7 @@ class StateStore:
             self._forget(state)
         return snapshot
 
-    def drop(self, state: int) -> None:
+    def drop(self, state: StateName) -> None:
         """Let a snapshot go; its memory is used for the next one, as fresh memory costs more than the copy into it."""
         lent = state in self._lent or state in self._spilling
         snapshot = self.take(state)
@@ -65,11 +66,20 @@ class StateStore:
         found, self._spare = self._spare, None
         return found if found is not None and found.size == size else None
 
-    def _forget(self, state: int) -> None:
+    def _forget(self, state: StateName) -> None:
         for names in (self._spilling, self._stuck, self._lent):
             names.discard(state)
 
-    def to_spill(self) -> list[tuple[int, Snapshot]]:
+    def items(self) -> list[tuple[StateName, Snapshot]]:
+        """All that is here."""
+        return list(self._held.items())
+
+    def clear(self) -> None:
+        """Let everything go."""
+        for state in list(self._held):
+            self.take(state)
+
+    def to_spill(self) -> list[tuple[StateName, Snapshot]]:
         """What has to be written to a checkpoint now, the least recently used first; each is named once."""
         found, size = [], self.size - sum(self._held[state].size for state in self._spilling if state in self._held)
         for state, snapshot in self._held.items():
@@ -81,7 +91,7 @@ class StateStore:
                 size -= snapshot.size
         return found
 
-    def keep(self, state: int) -> None:
+    def keep(self, state: StateName) -> None:
         """A snapshot could not be written: it stays, over the budget."""
         self._spilling.discard(state)
         self._stuck.add(state)

@@ -24,7 +24,7 @@ from openhpo.keyed import KeyedGenerator
 from openhpo.objective import NO_SCORE, Objective, Score, objective_of
 from openhpo.samplers import Random, Sampler
 from openhpo.space import Space
-from openhpo.stages import Stage, State, TrialRecord, Verdict
+from openhpo.stages import Stage, State, StateName, TrialRecord, Verdict
 from openhpo.tree import Frontier, Node, Tree, Walker, Work
 
 PLANNED = 20_000  # trials at most whose place in the tree is known before they begin
@@ -77,12 +77,12 @@ class Release(NamedTuple):
     """A state that nobody can need any more.
 
     Attributes:
-        state: Named by the stage that ended in it.
+        state: Its name.
         ranks: Who holds it.
         file: Its checkpoint; empty where there is none.
     """
 
-    state: int
+    state: StateName
     ranks: tuple[int, ...]
     file: str
 
@@ -96,14 +96,12 @@ class Run:
         node: The node that its next report belongs to.
         below: The nodes after that, the next one last, where a node was split while it ran.
         step: The last step told.
-        again: Whether it only brings back a state that was lost.
         stopped: Whether nobody wants it any more.
     """
 
     stage: Stage
     node: Node
     step: int
-    again: bool
     below: list[Node] = field(default_factory=list)
     stopped: bool = False
 
@@ -152,7 +150,8 @@ class Study:
         self._planned = 0  # of those, the ones whose place in the tree is known
         self._frontier = Frontier()
         self._running: dict[int, Run] = {}
-        self._states: dict[int, Node] = {}  # the nodes whose end states lie somewhere, by the name of the state
+        self._states: dict[StateName, Node] = {}  # the nodes whose end states lie somewhere
+        self._consumed: dict[StateName, Node] = {}  # and those whose end states a running stage has gone on from
         self._runs: dict[Node, Run] = {}
         self._again: set[Node] = set()  # nodes that are being trained again for their state
         self._stages = 0
@@ -163,6 +162,25 @@ class Study:
         self.failed = 0
         self._changes: list[Change] = []
         self._releases: list[Release] = []
+
+    def extend(self, trials: int) -> None:
+        """Let more trials follow.
+
+        Args:
+            trials: How many in total.
+
+        Raises:
+            UserError: The method needs to know their number from its first decision on, or they would be fewer.
+        """
+        total = _total(trials, self._suggest.size, self.engine.size)
+        if total < self.total:
+            raise UserError(f"the study has {self.total} trials already, so it cannot have {total} in total")
+        if total > self.total and not self.engine.extendable:
+            raise UserError(
+                f"{type(self.engine).__name__} decides by the number of trials, so a study of {self.total} cannot be "
+                f"continued to {total}; choose another --study"
+            )
+        self.total = total
 
     # ---- what to run
 
@@ -251,17 +269,19 @@ class Study:
             self.seed,
             (worker,),
             () if again else self.engine.checks(node.start, stop),
+            None if parent.state is None else parent.state.stage,
             source,
             parent.file if source is None else "",
             keep,
             park,
+            again,
         )
         self._stages += 1
         if held and not keep:
             parent.let_go(worker)  # training goes on with it
-            if not parent.available and parent.stage is not None:
-                self._states.pop(parent.stage, None)
-        run = Run(stage, node, node.start, again)
+            if not parent.available and parent.state is not None:
+                self._consumed[parent.state] = self._states.pop(parent.state)
+        run = Run(stage, node, node.start)
         self._running[stage.id] = run
         if again:
             self._again.add(node)
@@ -330,10 +350,10 @@ class Study:
             node, lower = self.tree.descend(walker.leaf, walker.course, walker.goal)
             if lower is not None:
                 self._was_split(node, lower)
-            for place, score in enumerate(node.scores):
-                if node.start + place == trial.step and self._record(trial, trial.step + 1, score, node.stage) is Verdict.STOP:
-                    self._rest(walker, State.STOPPED)
-                    return
+            ending = self._take_over(trial, node)
+            if ending is not None:
+                self._rest(walker, ending)
+                return
             if node.work is Work.FAILED:
                 trial.error = node.error
                 self._rest(walker, State.FAILED)
@@ -349,9 +369,18 @@ class Study:
         if trial.state is State.RUNNING:
             self._rest(walker, State.DONE if trial.step >= self.engine.max_steps else State.PAUSED)
 
+    def _take_over(self, trial: TrialRecord, node: Node) -> State | None:
+        """Let a trial have what was reported of a node; return how that ends it, if it does."""
+        for place, score in enumerate(node.scores):
+            if node.start + place == trial.step:
+                ending = self._record(trial, trial.step + 1, score, node.stage)
+                if ending is not None:
+                    return ending
+        return None
+
     def _move(self, walker: Walker, node: Node) -> None:
         before, walker.leaf = walker.leaf, node
-        if before.holders:
+        if before.available or before.anchor is not None:
             self._let_go(before)
 
     def _was_split(self, upper: Node, lower: Node) -> None:
@@ -412,11 +441,14 @@ class Study:
 
     def _let_go(self, node: Node) -> None:
         """Release a state that nobody can need."""
-        if node.stage is not None and node.available and node.parent is not None and not node.needed():
-            self._releases.append(Release(node.stage, tuple(sorted(node.holders)), node.file))
-            self._states.pop(node.stage, None)
+        if node.parent is None or node.needed():
+            return
+        if node.state is not None and node.available:
+            self._releases.append(Release(node.state, tuple(sorted(node.holders)), node.file))
+            self._states.pop(node.state, None)
             node.holders = ()
             node.file = ""
+        self._unmoor(node)
 
     # ---- what happened
 
@@ -437,7 +469,7 @@ class Study:
         if step != run.step + 1:
             raise ValueError(f"stage {stage.id} reported step {step} after step {run.step}")
         run.step = step
-        if run.again:
+        if run.stage.again:
             return Verdict.CONTINUE
         if len(self._seen) < len(metrics) or not self._seen.issuperset(metrics):
             self._seen.update(metrics)
@@ -445,16 +477,17 @@ class Study:
         node = run.node
         node.scores.append(score)
         for walker in tuple(node.walkers):
-            if self._record(walker.trial, step, score, stage.id) is Verdict.STOP:
+            ending = self._record(walker.trial, step, score, stage.id)
+            if ending is not None:
                 node.part(walker)
-                self._rest(walker, State.STOPPED)
+                self._rest(walker, ending)
         if step == node.stop and run.below:
             self._pass_split(run)
         run.stopped = not run.node.walkers
         return Verdict.STOP if run.stopped else Verdict.CONTINUE
 
-    def _record(self, trial: TrialRecord, step: int, score: Score | None, stage: int | None) -> Verdict:
-        """Take a step into a trial."""
+    def _record(self, trial: TrialRecord, step: int, score: Score | None, stage: int | None) -> State | None:
+        """Take a step into a trial; return how that ends it, if it does."""
         trial.step, trial.stage = step, stage
         if score is None:
             trial.values.append(float("nan"))
@@ -467,7 +500,10 @@ class Study:
                 # a tie goes to the smaller number, whichever was reported first
                 if best is None or (score, trial.number) < (best.score, best.number):
                     self._best = trial
-        return self.engine.judge(trial, step)
+        if score == NO_SCORE and not self.engine.forks:  # else the engine replaces the model by a better one's
+            trial.error = f"{self.objective.metric} is not finite at step {step}"
+            return State.FAILED
+        return State.STOPPED if self.engine.judge(trial, step) is Verdict.STOP else None
 
     def _pass_split(self, run: Run) -> None:
         """A stage has come to the end of a node that is only part of what it trains."""
@@ -491,7 +527,7 @@ class Study:
         run = self._settle(stage)
         node, parent = run.node, run.node.parent
         assert parent is not None
-        if run.step < node.stop and run.again:
+        if run.step < node.stop and run.stage.again:
             self._fail_heirs(node, f"training to step {node.stop} again ended by itself at step {run.step}")
         elif run.step < node.stop and run.step == node.start:
             self._end_at_once(run)
@@ -499,11 +535,35 @@ class Study:
             if run.step < node.stop:
                 node = self._cut_short(run)
             if kept and stage.park:
-                node.stage, node.holders = stage.id, (stage.ranks[0],)
-                self._states[stage.id] = node
+                self._place(node, stage.after)
+                node.holders = (stage.ranks[0],)
+            self._moor(node, parent)
             self._complete(node)
             self._let_go(node)
         self._let_go(parent)
+
+    def _place(self, node: Node, state: StateName) -> None:
+        """A node's end state lies somewhere, under that name from now on."""
+        if node.state is not None and node.state != state:
+            if node.available:
+                self._releases.append(Release(node.state, tuple(sorted(node.holders)), node.file))
+            self._states.pop(node.state, None)
+            node.holders, node.file = (), ""
+        node.state = state
+        self._states[state] = node
+
+    def _moor(self, node: Node, parent: Node) -> None:
+        """A state lies in memory alone: keep the checkpoint that it would be made from again, if need be."""
+        anchor = parent if parent.file else parent.anchor
+        if anchor is not None and not node.file and node.anchor is None:
+            node.anchor = anchor
+            anchor.loans += 1
+
+    def _unmoor(self, node: Node) -> None:
+        anchor, node.anchor = node.anchor, None
+        if anchor is not None:
+            anchor.loans -= 1
+            self._let_go(anchor)
 
     def _cut_short(self, run: Run) -> Node:
         """A stage ended before its last step: return what is done of it; the rest waits for whoever still wants it."""
@@ -551,7 +611,7 @@ class Study:
         """
         run = self._settle(stage)
         node = run.node
-        if run.again:
+        if run.stage.again:
             self._fail_heirs(node, error)
             return
         if node.start < run.step < node.stop:
@@ -580,15 +640,37 @@ class Study:
                     self._rest(walker, State.FAILED)
 
     def give_back(self, stage: Stage) -> None:
-        """The stage could not begin, as the state that it goes on from was not where it was said to be; call `lost` first."""
-        run = self._settle(stage)
-        if not run.again:
+        """The stage has ended before its last step through no fault of its own: what it reported counts, and the rest waits.
+
+        Where the state that it goes on from was not where it was said to be, call `lost` first.
+        """
+        run = self._run_of(stage)
+        if not stage.again and (run.stopped or run.step == stage.stop):
+            self.end(stage, kept=False)
+            return
+        self._settle(stage)
+        passed: list[Node] = []
+        if not stage.again:
+            if run.node.start < run.step:
+                passed = self._part(run, run.step)
             self._back_to_waiting(run)
         for node in (run.node, *run.below):
             if node.walkers or node.heirs:
                 self._offer(node)
+        for node in passed:  # now that it is known what is made again from them
+            self._let_go(node)
 
-    def lost(self, state: int, rank: int | None = None) -> bool:
+    def _part(self, run: Run, step: int) -> list[Node]:
+        """Split the node that a stage is in, at a step that is reported; return the nodes that its trials were at before."""
+        rest, passed = run.node, []
+        done = self.tree.split(rest, step)
+        self._was_split(done, rest)
+        for walker in rest.walkers:
+            passed.append(walker.leaf)
+            walker.leaf = done
+        return passed
+
+    def lost(self, state: StateName, rank: int | None = None) -> bool:
         """A rank does not hold a state any more; without one, its file is gone or damaged. Return whether it was there."""
         node = self._states.get(state)
         if node is None or not (node.file if rank is None else rank in node.holders):
@@ -601,19 +683,75 @@ class Study:
             del self._states[state]
         return True
 
-    def saved(self, state: int, rank: int, file: str) -> bool:
-        """A rank has moved a state from its memory to a checkpoint; return whether anybody can still need it."""
+    def left(self, rank: int | None = None) -> None:
+        """A rank is gone, with all that it held in memory; without one, all of them are. Give back what it trained as well."""
+        for state, node in list(self._states.items()):
+            for holder in [rank] if rank is not None else sorted(node.holders):
+                self.lost(state, holder)
+
+    def saved(self, state: StateName, rank: int, file: str, *, moved: bool = False) -> bool:
+        """A rank has written a state to a checkpoint; return whether anybody can still need that.
+
+        Args:
+            state: One at the end of a stage, or one at a step that a running stage has reported.
+            rank: The rank.
+            file: The checkpoint.
+            moved: Whether the state has left the rank's memory.
+        """
         node = self._states.get(state)
-        if node is None or rank not in node.holders:
+        if moved:
+            if node is None or rank not in node.holders:
+                return False
+            node.let_go(rank)
+        passed: list[Node] = []
+        node = node or self._consumed.get(state)
+        if node is None:
+            node, passed = self._parted(state)
+        if node is None:
             return False
-        node.let_go(rank)
+        self._place(node, state)
         node.file = file
+        self._unmoor(node)
+        for other in passed:
+            self._let_go(other)
         return True
+
+    def _parted(self, state: StateName) -> tuple[Node | None, list[Node]]:
+        """The node that ends at a step within a running stage, and those that trials were at before.
+
+        None where nobody can need the state.
+        """
+        run = self._running.get(state.stage)
+        if run is None or run.stopped or not run.stage.start < state.step <= run.step:
+            return None, []
+        above = run.node.parent
+        if state.step == run.node.start:
+            return (above, []) if above is not None and not above.available else (None, [])
+        if not run.node.start < state.step < run.node.stop:
+            return None, []
+        passed = self._part(run, state.step)
+        return run.node.parent, passed
+
+    @property
+    def checkpoints(self) -> dict[StateName, str]:
+        """The files that states are to be found in."""
+        return {state: node.file for state, node in self._states.items() if node.file}
+
+    @property
+    def issued(self) -> int:
+        """Stages handed out so far."""
+        return self._stages
+
+    def reported(self, stage: Stage) -> int:
+        """The last step that a running stage has reported, counted over the whole trial."""
+        return self._run_of(stage).step
 
     def _settle(self, stage: Stage) -> Run:
         run = self._run_of(stage)
         del self._running[stage.id]
-        if run.again:
+        if stage.before is not None:
+            self._consumed.pop(stage.before, None)
+        if stage.again:
             self._again.discard(run.node)
         return run
 

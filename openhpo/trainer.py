@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from array import array
 from collections.abc import Callable
@@ -15,43 +18,64 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from openhpo.actors import Actor, ActorFailed, Address, Notice, WorkDone, WorkFailed, handles
+from openhpo.actors import Actor, ActorFailed, Address, Deserted, Interrupted, Notice, PeerLost, WorkDone, WorkFailed, handles
 from openhpo.course import Course
 from openhpo.errors import UserError
+from openhpo.limits import Limits
 from openhpo.outbox import GATHER
 from openhpo.protocol import (
+    BEATS,
     COORDINATOR,
     TRAINER,
     Absent,
     Accepted,
+    Alive,
+    AskSuspend,
     Drop,
     Ended,
+    Expelled,
     Failed,
     Fetch,
     Given,
+    Gone,
+    Kill,
     Missing,
     Ready,
     Reports,
+    Returned,
     Saved,
+    Suspend,
+    Suspended,
     Train,
     Trouble,
+    Unfit,
     Welcome,
 )
 from openhpo.session import Lowered, Rested, Session, StepsReady
 from openhpo.space import Space
-from openhpo.stages import Stage
+from openhpo.stages import Stage, StateName
 from openhpo.store import StateStore
 from openhpo.training import Trial
 from openhpo.training.devices import Device
+from openhpo.training.memory import describe, release_memory
 from openhpo.training.runner import train_stage
 from openhpo.training.states import Snapshot
-from openhpo.training.trial import UNTRACKED
+from openhpo.training.trial import UNTRACKED, TrialStopped
 
 PATIENCE = 300.0  # seconds to hear from the coordinator, whose rank may still be importing
+LOST = 1.5  # leases without a word after which the coordinator is taken for lost; more than one, so that it decides first
+TICK = 1.0  # seconds at most between two looks at what takes too long
+ABANDONED = 10.0  # seconds that a training which took too long has to end
 
 
-class Alone(Notice, frozen=True):
-    """The coordinator should have answered by now."""
+class Tick(Notice, frozen=True):
+    """Time to look what takes too long."""
+
+
+class Stuck(Notice, frozen=True):
+    """A training that took too long should have ended by now."""
+
+    session: Session
 
 
 class Trainer(Actor):
@@ -65,6 +89,7 @@ class Trainer(Actor):
         folder: The study's, for checkpoints.
         budget: Bytes of host memory for states.
         forks: Whether models move between trials.
+        limits: How long a step may take, and how much training may be lost.
     """
 
     def __init__(
@@ -77,6 +102,7 @@ class Trainer(Actor):
         budget: int,
         *,
         forks: bool = False,
+        limits: Limits | None = None,
     ) -> None:
         self._train = train
         self._space = space
@@ -84,24 +110,38 @@ class Trainer(Actor):
         self._precision = precision
         self._folder = folder
         self._forks = forks
+        self._limits = Limits() if limits is None else limits
         self._store = StateStore(budget)
         self._session: Session | None = None
         self._stage: Stage | None = None  # that is being trained
         self._next: Stage | None = None  # that is to begin, once the thread or its state is there
-        self._written: set[int] = set()  # states with a checkpoint of this rank's
+        self._fetching: int | None = None  # the rank that its state is to come from
+        self._written: set[StateName] = set()  # states with a checkpoint of this rank's
         self._over = threading.Event()
-        self._tickets: dict[int, tuple[str, int]] = {}  # what worker threads do, and for which state
-        self._askers: dict[int, list[Address]] = {}  # who waits for a state that is being copied
+        self._tickets: dict[int, tuple[str, StateName]] = {}  # what worker threads do, and for which state
+        self._askers: dict[StateName, list[Address]] = {}  # who waits for a state that is being copied
+        self._exposure: dict[StateName, float] = {}  # seconds trained since the last checkpoint, of states made here
+        self._exposed = 0.0  # the same, of what is being trained, at `_since`
+        self._since = 0.0
+        self._copying = False  # a copy between two steps is asked for
         self._sent = 0  # steps of the stage that have left
         self._waiting = False  # for the coordinator to accept a batch
         self._due = False  # a batch should have left while another was in flight
+        self._suspending = False
+        self._returning: Stage | None = None  # that was interrupted, and is given back when its state is written
+        self._lease = PATIENCE
+        self._heard = self._said = self._ticked = 0.0  # when the coordinator last spoke, this actor did, and looked
 
     def on_start(self) -> None:
-        self.send(COORDINATOR, Ready(socket.gethostname(), self._device.name))
-        self._alone = self.after(PATIENCE, Alone())
+        self._heard = self._said = self._ticked = self.now()
+        self._join()
+        self._next_tick()
+
+    def _join(self) -> None:
+        self.send(COORDINATOR, Ready(socket.gethostname(), self._device.name, os.getpid()))
 
     def on_stop(self) -> None:
-        if self.failure is None:  # the study is over: nobody will read them
+        if self.failure is None and not self._suspending:  # the study is over: nobody will read them
             self._over.set()
             for state in self._written:
                 _remove(self._folder, state)
@@ -109,18 +149,144 @@ class Trainer(Actor):
             self._session.wanted = False
             self._session.leave()
 
+    # ---- who is there
+
     @handles(Welcome)
     def on_welcome(self, message: Welcome, sender: Address) -> None:
-        self._alone.cancel()
+        self._lease = message.lease
+        self._heard = self.now()
 
-    @handles(Alone)
-    def on_alone(self, message: Alone, sender: Address) -> None:
-        raise TimeoutError(f"rank {COORDINATOR.rank} has not started a coordinator within {PATIENCE:.0f} s")
+    @handles(Alive)
+    def on_alive(self, message: Alive, sender: Address) -> None:
+        self._heard = self.now()
+
+    @handles(Interrupted)
+    def on_interrupted(self, message: Interrupted, sender: Address) -> None:
+        name = signal.Signals(message.signal).name
+        self.send(COORDINATOR, AskSuspend(f"rank {self.rank} was asked to stop by {name}"))
+
+    @handles(PeerLost)
+    def on_peer_lost(self, message: PeerLost, sender: Address) -> None:
+        if message.rank == COORDINATOR.rank:
+            raise Deserted(f"rank {COORDINATOR.rank}, which coordinates, is gone; the same command continues the study")
+        self._stop_waiting_for(message.rank)
+
+    @handles(Gone)
+    def on_gone(self, message: Gone, sender: Address) -> None:
+        self._stop_waiting_for(message.rank)
+
+    @handles(Kill)
+    def on_kill(self, message: Kill, sender: Address) -> None:
+        with contextlib.suppress(OSError):
+            os.kill(message.process, signal.SIGKILL)
+
+    def _stop_waiting_for(self, rank: int) -> None:
+        if self._fetching == rank and self._next is not None:
+            self._give_back(rank)
+
+    @handles(Expelled)
+    def on_expelled(self, message: Expelled, sender: Address) -> None:
+        """Others do this rank's work: begin anew with empty hands."""
+        if self._session is not None:
+            self._session.wanted = False
+            self._session.leave()
+        self._stage = self._next = self._fetching = None
+        self.relaxed = False
+        self._refuse_askers()
+        self._store.clear()
+        self._exposure.clear()
+        self._tickets = {ticket: ("forget" if what != "train" else what, on) for ticket, (what, on) in self._tickets.items()}
+        self._join()
+
+    # ---- what takes too long
+
+    def _next_tick(self) -> None:
+        limits = [self._limits.checkpoint_every / 4, (self._limits.step_timeout or 4.0) / 4, self._limits.lease / BEATS]
+        self.after(min(TICK, *limits), Tick())
+
+    @handles(Tick)
+    def on_tick(self, message: Tick, sender: Address) -> None:
+        now = self.now()
+        if now - self._ticked > self._lease / 2:
+            self._heard = now  # this process itself was stopped, and knows nothing of the other
+        self._ticked = now
+        if now - self._heard > LOST * self._lease:
+            raise Deserted(
+                f"rank {COORDINATOR.rank}, which coordinates, has not been heard of for {LOST * self._lease:g} s; "
+                "the same command continues the study"
+            )
+        if now - self._said >= self._lease / BEATS:
+            self._said = now
+            self.send(COORDINATOR, Alive())
+        if self._stage is not None and self._session is not None and not self._session.outbox.waits:
+            self._look_at(self._stage, self._session, now)
+        self._next_tick()
+
+    def _look_at(self, stage: Stage, session: Session, now: float) -> None:
+        limit = self._limits.step_timeout
+        if limit is not None and time.monotonic() - session.outbox.put_at > limit:
+            self._abandon(stage, session, limit)
+        elif not self._copying and self._exposed + now - self._since >= self._limits.checkpoint_every:
+            self._copying = True
+            session.copy_between()
+
+    def _abandon(self, stage: Stage, session: Session, limit: float) -> None:
+        """A step takes too long: fail its stage, and make the thread end as far as Python can."""
+        frame = sys._current_frames().get(session.thread or 0)
+        where = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        self._pass_on(stage)
+        error = f"step {self._sent + 1} took longer than {limit:g} s (--step-timeout)"
+        self.send(COORDINATOR, Failed(stage.id, error, f"It was here:\n{where}\n{error}"))
+        print(f"trial {stage.trial} failed on rank {self.rank}: {error}", file=sys.stderr, flush=True)
+        self._stage, self.relaxed = None, False
+        session.wanted = False
+        session.leave()
+        session.raise_in_thread()
+        self.after(ABANDONED, Stuck(session))
+
+    @handles(Stuck)
+    def on_stuck(self, message: Stuck, sender: Address) -> None:
+        if message.session is self._session and message.session.leaving and self._stage is None:
+            self._next = None
+            self.send(COORDINATOR, Unfit("a training that took too long does not end, so it cannot begin another one"))
+
+    # ---- the end before the end
+
+    @handles(Suspend)
+    def on_suspend(self, message: Suspend, sender: Address) -> None:
+        self._suspending = True
+        if self._next is not None:
+            self.send(COORDINATOR, Returned(self._next.id))
+            self._next = self._fetching = None
+        if self._session is not None and self._stage is not None:
+            self._session.leave_between()
+        elif self._session is not None:
+            self._session.leave()
+        self._write_all()
+        self._suspended()
+
+    def _write_all(self) -> None:
+        """Write what is only in memory."""
+        for state, snapshot in self._store.items():
+            if state not in self._written:
+                self._write("copy", state, snapshot)
+
+    def _suspended(self) -> None:
+        """Say so, once nothing is under way, and all that is to be written is."""
+        if not self._suspending or self._session is not None or self._tickets:
+            return
+        if self._returning is not None:
+            self.send(COORDINATOR, Returned(self._returning.id))
+            self._returning = None
+        self.send(COORDINATOR, Suspended())
 
     # ---- beginning a stage
 
     @handles(Train)
     def on_train(self, message: Train, sender: Address) -> None:
+        if self._suspending:  # the two have crossed
+            self.send(COORDINATOR, Returned(message.stage.id))
+            return
         self._next = message.stage
         self._go_on()
 
@@ -132,35 +298,36 @@ class Trainer(Actor):
         stage, session = self._next, self._session
         if stage is None:
             return
+        before = stage.before
         if session is not None:
             course = self._course(stage)
             if session.fits(stage, course):
-                if not stage.keep and stage.parent is not None:
-                    self._store.drop(stage.parent)
+                if not stage.keep and before is not None:
+                    self._store.drop(before)
                 session.go_on(stage, course)
                 self._begun(stage)
             else:
                 session.leave()  # its end calls this again
-        elif stage.parent is None:
+        elif before is None:
             self._start(stage, None)
-        elif stage.parent in self._store:
-            snapshot = self._store.use(stage.parent) if stage.keep else self._store.take(stage.parent)
+        elif before in self._store:
+            snapshot = self._store.use(before) if stage.keep else self._store.take(before)
             self._start(stage, snapshot, owned=not stage.keep)
         elif stage.source is not None and stage.source != self.rank:
-            self.send(Address(stage.source, TRAINER), Fetch(stage.parent))
-        elif stage.file or stage.parent in self._written:
-            self._read(stage.parent)
+            self._fetching = stage.source
+            self.send(Address(stage.source, TRAINER), Fetch(before))
+        elif stage.file or before in self._written:
+            self._read(before)
         else:
             self._give_back(self.rank)
 
-    def _read(self, state: int) -> None:
+    def _read(self, state: StateName) -> None:
         self._tickets[self.work(_read, self._folder, state)] = ("read", state)
 
     def _give_back(self, rank: int) -> None:
-        stage, self._next = self._next, None
-        assert stage is not None
-        assert stage.parent is not None
-        self.send(COORDINATOR, Missing(stage.id, stage.parent, rank))
+        stage, self._next, self._fetching = self._next, None, None
+        if stage is not None and stage.before is not None:
+            self.send(COORDINATOR, Missing(stage.id, stage.before, rank))
 
     def _start(self, stage: Stage, snapshot: Snapshot | None, *, owned: bool = False) -> None:
         if snapshot is not None and self._forks and snapshot.header == UNTRACKED:
@@ -169,16 +336,22 @@ class Trainer(Actor):
                 "the model, as in trial.track(model=model, optimizer=optimizer), or call trial.track() if there is none"
             )
         session = self._session = Session(stage, self._course(stage), self.post, self._store.spare)
-        self._tickets[self.work(self._run, session, stage, snapshot, owned)] = ("train", stage.id)
+        self._tickets[self.work(self._run, session, stage, snapshot, owned)] = ("train", stage.after)
         self._begun(stage)
 
     def _begun(self, stage: Stage) -> None:
-        self._next, self._stage = None, stage
+        self._next, self._fetching, self._stage = None, None, stage
         self._sent = stage.start
-        self._waiting = self._due = False
+        self._waiting = self._due = self._copying = False
+        before = stage.before
+        self._exposed = 0.0 if before is None else self._exposure.get(before, 0.0)
+        if before is not None and not stage.keep:
+            self._exposure.pop(before, None)
+        self._since = self.now()
         self.relaxed = True  # until the training ends, nothing that arrives is urgent
 
     def _run(self, session: Session, stage: Stage, snapshot: Snapshot | None, owned: bool) -> None:
+        session.thread = threading.get_ident()
         trial = Trial(stage, self._device, session, self._precision, course=session.course, state=snapshot, owned=owned)
         del snapshot
         train_stage(self._train, trial)
@@ -225,10 +398,17 @@ class Trainer(Actor):
 
     @handles(Rested)
     def on_rested(self, message: Rested, sender: Address) -> None:
-        assert self._session is not None
-        assert self._stage is not None
-        self._session.rests()
-        self._end(self._stage, kept=True)
+        session, stage = self._session, self._stage
+        if session is None or stage is None:
+            return  # of a stage that was taken away meanwhile
+        session.rests()
+        exposed = self._exposed + self.now() - self._since
+        self._exposure[stage.after] = exposed
+        self._end(stage, kept=True)
+        if self._suspending:
+            session.leave()
+        elif exposed >= self._limits.checkpoint_every:
+            session.copy()  # to be written
 
     def _end(self, stage: Stage, *, kept: bool) -> None:
         self._pass_on(stage)
@@ -239,15 +419,26 @@ class Trainer(Actor):
     def on_done(self, message: WorkDone, sender: Address) -> None:
         what, state = self._tickets.pop(message.ticket)
         if what == "train":
-            if self._stage is not None:
-                self._end(self._stage, kept=False)
-            self._session = None
-            self._go_on()
+            self._training_ended()
         elif what == "read":
             self._has_come(state, message.result)
-        else:
-            self._store.take(state)
-            self.send(COORDINATOR, Saved(state))
+        elif what in ("copy", "write"):
+            if what == "write":
+                self._store.take(state)
+            self._exposure[state] = 0.0
+            self.send(COORDINATOR, Saved(state, moved=what == "write"))
+        self._suspended()
+
+    def _training_ended(self) -> None:
+        session = self._session
+        if self._stage is not None and session is not None:
+            if session.interrupted:
+                self._pass_on(self._stage)
+                self._returning, self._stage, self.relaxed = self._stage, None, False
+            else:
+                self._end(self._stage, kept=False)
+        self._session = None
+        self._go_on()
 
     @handles(WorkFailed)
     def on_failed(self, message: WorkFailed, sender: Address) -> None:
@@ -258,45 +449,74 @@ class Trainer(Actor):
         if what == "train":
             self._training_failed(error)
         elif what == "read":
-            self.send(COORDINATOR, Trouble(f"{error}; its steps are trained again"))
-            self._give_back(-1)
+            if self._next is not None and self._next.before == state:
+                self.send(COORDINATOR, Trouble(f"{error}; its steps are trained again"))
+                self._give_back(-1)
         elif isinstance(error, OSError):
             self._store.keep(state)
-            self.send(
-                COORDINATOR,
-                Trouble(f"rank {self.rank} could not write a checkpoint: {error.strerror or error}; its state stays in memory"),
-            )
-        else:
+            self._written.discard(state)
+            lost = "its state stays in memory" if not self._suspending else "its steps will be trained again"
+            self.send(COORDINATOR, Trouble(f"rank {self.rank} could not write a checkpoint: {error.strerror or error}; {lost}"))
+        elif what != "forget":
             raise error
+        self._suspended()
 
     def _training_failed(self, error: BaseException) -> None:
-        told = f"{type(error).__name__}: {error}".strip()
-        if self._stage is None:  # it rested, or was cleaning up
-            print(f"rank {self.rank}: training failed when it was left: {told}", file=sys.stderr, flush=True)
-        else:
+        told = describe(error)
+        if self._stage is not None:
             self._pass_on(self._stage)
             text = "".join(traceback.format_exception(error))
-            self.send(COORDINATOR, Failed(self._stage.id, told.splitlines()[0], text))
+            self.send(COORDINATOR, Failed(self._stage.id, told, text if told in text else f"{text}{told}\n"))
             print(f"trial {self._stage.trial} failed on rank {self.rank}: {told}", file=sys.stderr, flush=True)
-        for state, askers in self._askers.items():  # the copy that they wait for will not come
+        elif self._session is not None and not isinstance(error, TrialStopped):  # it rested, or was cleaning up
+            print(f"rank {self.rank}: training failed when it was left: {told}", file=sys.stderr, flush=True)
+        self._refuse_askers()
+        self._stage, self._session, self.relaxed = None, None, False
+        release_memory(error)
+        self._go_on()
+
+    def _refuse_askers(self) -> None:
+        """The copies that others wait for will not come."""
+        for state, askers in self._askers.items():
             for asker in askers:
                 self.send(asker, Absent(state, saved=False))
         self._askers.clear()
-        self._stage, self._session, self.relaxed = None, None, False
-        self._go_on()
 
     # ---- states for others
 
     @handles(Lowered)
     def on_lowered(self, message: Lowered, sender: Address) -> None:
-        self._store.add(message.state, message.snapshot)
+        state, snapshot = message.state, message.snapshot
         if self._session is not None:
-            self._session.promised.discard(message.state)
-        for asker in self._askers.pop(message.state, []):
-            self._give(message.state, asker)
-        for state, snapshot in self._store.to_spill():
-            self._written.add(state)
-            self._tickets[self.work(_write, self._folder, state, snapshot, self._over)] = ("write", state)
+            self._session.promised.discard(state)
+        if message.between:
+            self._lowered_between(message)
+            return
+        if self._session is not None and not self._session.wanted:
+            return  # nobody needs it any more
+        self._store.add(state, snapshot)
+        for asker in self._askers.pop(state, []):
+            self._give(state, asker)
+        if self._suspending or self._exposure.get(state, 0.0) >= self._limits.checkpoint_every:
+            self._write("copy", state, snapshot)
+        for spilled, what in self._store.to_spill():
+            self._write("write", spilled, what)
+
+    def _lowered_between(self, message: Lowered) -> None:
+        """A copy of what is being trained, to be written at once; its steps are reported first."""
+        if self._stage is None or message.state.stage != self._stage.id:
+            return
+        self._copying = False
+        self._exposed, self._since = 0.0, self.now()
+        self._pass_on(self._stage)
+        if message.snapshot is None:
+            self.send(COORDINATOR, Trouble(f"trial {self._stage.trial} cannot be continued from a checkpoint: {message.error}"))
+        else:
+            self._write("copy", message.state, message.snapshot)
+
+    def _write(self, what: str, state: StateName, snapshot: Snapshot) -> None:
+        self._written.add(state)
+        self._tickets[self.work(_write, self._folder, state, snapshot, self._over)] = (what, state)
 
     @handles(Fetch)
     def on_fetch(self, message: Fetch, sender: Address) -> None:
@@ -310,48 +530,50 @@ class Trainer(Actor):
         else:  # it never was, was let go, or has been copied and is in its file by now
             self.send(sender, Absent(state, state in self._written))
 
-    def _give(self, state: int, asker: Address) -> None:
+    def _give(self, state: StateName, asker: Address) -> None:
         snapshot = self._store.use(state, lend=True)
         if snapshot is None:
             self.send(asker, Absent(state, saved=False))
-        elif snapshot.data.size:
-            self.send(asker, Given(state, snapshot.header), [snapshot.data])
-        else:
-            self.send(asker, Given(state, snapshot.header))
+            return
+        given = Given(state, snapshot.header, self._exposure.get(state, 0.0))
+        self.send(asker, given, [snapshot.data] if snapshot.data.size else [])
 
     @handles(Given)
     def on_given(self, message: Given, sender: Address, buffers: list[NDArray[numpy.uint8]]) -> None:
         data = buffers[0] if buffers else numpy.empty(0, numpy.uint8)
+        self._exposure[message.state] = message.exposed
         self._has_come(message.state, Snapshot(message.header, data))
 
     @handles(Absent)
     def on_absent(self, message: Absent, sender: Address) -> None:
-        if self._next is None or self._next.parent != message.state:
+        if self._next is None or self._next.before != message.state or self._fetching != sender.rank:
             return
         if message.saved:
+            self._fetching = None
             self._read(message.state)
         else:
             self._give_back(sender.rank)
 
-    def _has_come(self, state: int, snapshot: Snapshot) -> None:
-        if self._next is not None and self._next.parent == state:
+    def _has_come(self, state: StateName, snapshot: Snapshot) -> None:
+        if self._next is not None and self._next.before == state and self._session is None:
             self._start(self._next, snapshot, owned=True)
 
     @handles(Drop)
     def on_drop(self, message: Drop, sender: Address) -> None:
         for state in message.states:
             self._store.drop(state)
+            self._exposure.pop(state, None)
             if self._session is not None and self._session.state == state:
                 self._session.wanted = False
 
 
-def _read(folder: Path, state: int) -> Snapshot:
+def _read(folder: Path, state: StateName) -> Snapshot:
     from openhpo.storage import checkpoints
 
     return Snapshot(*checkpoints.read(folder / checkpoints.name_of(state)))
 
 
-def _write(folder: Path, state: int, snapshot: Snapshot, over: threading.Event) -> None:
+def _write(folder: Path, state: StateName, snapshot: Snapshot, over: threading.Event) -> None:
     from openhpo.storage import checkpoints
 
     tensors = [(leaf.path, leaf.dtype, leaf.shape, leaf.at, leaf.size) for leaf in snapshot.leaves()]
@@ -360,7 +582,7 @@ def _write(folder: Path, state: int, snapshot: Snapshot, over: threading.Event) 
         _remove(folder, state)
 
 
-def _remove(folder: Path, state: int) -> None:
+def _remove(folder: Path, state: StateName) -> None:
     """Remove a checkpoint, and the folder of checkpoints with the last one."""
     from openhpo.storage import checkpoints
 

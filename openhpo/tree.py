@@ -20,7 +20,7 @@ from enum import Enum
 
 from openhpo.course import Course
 from openhpo.objective import Score
-from openhpo.stages import TrialRecord
+from openhpo.stages import StateName, TrialRecord
 
 
 class Work(Enum):
@@ -61,13 +61,16 @@ class Node:
         course: What is in force here, as one of its trials has it.
         start, stop: Steps trained before it, and at its end.
         work: How far it is.
-        stage: The stage that trained it last, which also names its end state.
+        stage: The stage that reported its steps.
+        state: The name of its end state, where that lies anywhere.
         scores: One for each step reported.
         holders: Ranks that hold its end state.
         file: The checkpoint of its end state; empty where there is none.
         walkers: Trials that need it next.
         heirs: Nodes that wait for its state, which was lost, to be trained again.
         claims: Trials at rest at its end that may be continued.
+        loans: States further on that lie in memory alone, and would be made again from this one's checkpoint.
+        anchor: The nearest node before it with a checkpoint, where its own state lies in memory alone.
         future: Trials not begun yet whose way leads through it.
         error: Why it failed.
         over: Whether training ended by itself at its end.
@@ -75,6 +78,7 @@ class Node:
 
     __slots__ = (
         "_hopefuls",
+        "anchor",
         "children",
         "claims",
         "course",
@@ -84,11 +88,13 @@ class Node:
         "heirs",
         "holders",
         "level",
+        "loans",
         "over",
         "parent",
         "scores",
         "stage",
         "start",
+        "state",
         "stop",
         "walkers",
         "work",
@@ -103,12 +109,15 @@ class Node:
         self._hopefuls: dict[Node, None] = {}  # the children that may be open
         self.work = Work.WAITING
         self.stage: int | None = None
+        self.state: StateName | None = None
         self.scores: list[Score | None] = []
         self.holders: tuple[int, ...] = ()
         self.file = ""
         self.walkers: Sequence[Walker] = ()
         self.heirs: Sequence[Node] = ()
         self.claims = 0
+        self.loans = 0
+        self.anchor: Node | None = None
         self.future = 0
         self.level: int | None = None  # the priority at which it waits in the frontier
         self.error = ""
@@ -157,7 +166,7 @@ class Node:
 
         Each child that turns out not to be open is passed once, so the costs do not grow with their number.
         """
-        if self.claims > 0:
+        if self.claims > 0 or self.loans > 0:
             return True
         closed, found = [], False
         for child in self._hopefuls:

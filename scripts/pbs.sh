@@ -18,5 +18,7 @@ STUDY="${STUDY:-runs/job-${PBS_JOBID%%.*}}"
 # what every rank sees: MPI, devices, threads, file system
 mpirun -n "$RANKS" openhpo doctor --study "$STUDY"
 
-# one study file in $STUDY, written by rank 0; `openhpo status $STUDY` works from the login node meanwhile
-mpirun -n "$RANKS" openhpo run random "${APP:-apps/digits_mlp.py}" --trials "${TRIALS:-1000}" --study "$STUDY"
+# one study file in $STUDY, written by rank 0; `openhpo status $STUDY` works from the login node meanwhile;
+# ten minutes before the walltime the run stops in order, with status 0, and the next job goes on until the study is finished
+mpirun -n "$RANKS" openhpo run random "${APP:-apps/digits_mlp.py}" --trials "${TRIALS:-1000}" --study "$STUDY" --time-limit 5h50m
+openhpo status "$STUDY" --finished || qsub -v "STUDY=$STUDY" "${SCRIPT:-scripts/pbs.sh}"

@@ -7,6 +7,9 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --time=06:00:00
 #SBATCH --output=openhpo-%j.log
+#SBATCH --open-mode=append         # it runs more than once
+#SBATCH --requeue
+#SBATCH --signal=USR1@300          # five minutes before the end; needed: one step, and the time to write the states
 
 set -euo pipefail
 
@@ -20,5 +23,7 @@ STUDY="${STUDY:-runs/job-$SLURM_JOB_ID}"
 # what every rank sees: MPI, devices, threads, file system
 srun openhpo doctor --study "$STUDY"
 
-# one study file in $STUDY, written by rank 0; `openhpo status $STUDY` works from the login node meanwhile
+# one study file in $STUDY, written by rank 0; `openhpo status $STUDY` works from the login node meanwhile;
+# a run that was stopped in order ends with status 0 too, and is queued again under the same number until the study is finished
 srun openhpo run random "${APP:-apps/digits_mlp.py}" --trials "${TRIALS:-1000}" --study "$STUDY"
+openhpo status "$STUDY" --finished || scontrol requeue "$SLURM_JOB_ID"

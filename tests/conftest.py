@@ -17,6 +17,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fault-seeds",
+        type=int,
+        default=1000,
+        help="how many seeds of the fault simulation to play, over all engines together",
+    )
+
+
 @dataclass(frozen=True)
 class Mpi:
     """A Python whose environment holds an MPI."""

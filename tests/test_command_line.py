@@ -53,7 +53,7 @@ def test_every_method_runs_from_the_command_line_and_tells_what_it_found(method,
     assert "best of" in done.stdout
     status = openhpo("status", "study").stdout
     assert "finished" in status
-    assert "0 running, 0 failed" in status
+    assert "done, 0 failed" in status
 
 
 def test_a_grid_goes_with_every_method(openhpo):
@@ -86,7 +86,7 @@ def test_best_and_status_tell_what_a_study_found(openhpo):
     assert openhpo("best", "study", "--top", "3").stdout.count("│ ") >= 9
     status = openhpo("status", "study").stdout
     assert "finished" in status
-    assert "16 done, 0 running, 0 failed, of 16" in status
+    assert "16 done, 0 failed, of 16" in status
     assert json.loads(openhpo("status", "study", "--json").stdout)["steps"] == 320
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from openhpo.course import Course
 from openhpo.session import Continue, Copy, Leave, Session
-from openhpo.stages import Stage
+from openhpo.stages import Stage, StateName
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def test_a_state_is_copied_once_and_nobody_waits_for_a_second_copy(resting):
 
 def test_nobody_waits_for_a_copy_of_what_is_left_already(resting):
     resting.leave()
-    assert resting.promised == {7}
+    assert resting.promised == {StateName(7, 2)}
     assert not resting.copy()  # it arrives once, and may have been moved to a file since
     assert orders(resting) == [Leave(keep=True)]
 
 
 def test_a_copied_state_is_not_copied_again_on_going_on(resting):
     assert resting.copy()
-    following = Stage(8, 0, 7, 2, 4, {"x": 1.0}, 0, (0,), keep=True)
+    following = Stage(8, 0, 7, 2, 4, {"x": 1.0}, 0, (0,), origin=7, keep=True)
     course = Course(following.config, following.config, {})
     assert resting.fits(following, course)
     resting.go_on(following, course)

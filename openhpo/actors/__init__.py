@@ -4,8 +4,8 @@ Knows nothing of hyperparameters, and is useful by itself: subclass `Message` an
 """
 
 from openhpo.actors.actor import Actor, handles
-from openhpo.actors.errors import ActorFailed, Stuck
-from openhpo.actors.messages import Address, Message, Notice, PeerLost, WorkDone, WorkFailed
+from openhpo.actors.errors import ActorFailed, Deserted, Stuck
+from openhpo.actors.messages import Address, Interrupted, Message, Notice, PeerLost, WorkDone, WorkFailed
 from openhpo.actors.run import launched_rank, launched_size, run_actors
 from openhpo.actors.simulated import Simulation
 from openhpo.actors.transport import Transport
@@ -14,6 +14,8 @@ __all__ = [
     "Actor",
     "ActorFailed",
     "Address",
+    "Deserted",
+    "Interrupted",
     "Message",
     "Notice",
     "PeerLost",

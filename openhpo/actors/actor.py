@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from openhpo.actors.messages import Address, Message, Notice, encode
@@ -131,6 +131,10 @@ class Actor:
         """End this actor after the present message. A process leaves the run when its last actor has ended."""
         self._loop.stop(self.address.name)
 
-    def stop_all(self) -> None:
-        """End every actor on every rank, once what this rank has sent so far has been delivered."""
-        self._loop.stop_everywhere()
+    def stop_all(self, without: Iterable[int] = ()) -> None:
+        """End every actor on every rank, once what this rank has sent so far has been delivered.
+
+        Args:
+            without: Ranks that have not been heard of for long, which nobody is to wait for.
+        """
+        self._loop.stop_everywhere(without)

@@ -15,5 +15,15 @@ class ActorFailed(Exception):
         super().__init__(f"{text}\n\n{remote}" if remote else text)
 
 
+class Deserted(Exception):
+    """Raised by an actor whose rank has lost those it works for: the rank leaves alone, at once, and tells nobody.
+
+    Its process ends with status `DESERTED`, without the parts of MPI that would wait for the others.
+    """
+
+
+DESERTED = 3  # exit status
+
+
 class Stuck(Exception):
     """A run outlived its deadline; the text says which actors were still there."""

@@ -6,14 +6,14 @@ import heapq
 import itertools
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import msgspec
 import numpy
 
-from openhpo.actors.errors import ActorFailed
+from openhpo.actors.errors import ActorFailed, Deserted
 from openhpo.actors.messages import Address, Message, Notice, PeerLost, WorkDone, WorkFailed, encode, pack, route
 from openhpo.actors.transport import Buffer, Lost, Transport
 from openhpo.errors import UserError
@@ -28,7 +28,9 @@ HERE = "(event loop)"
 
 
 class Goodbye(msgspec.Struct, frozen=True, tag=True):
-    """Between loops: every actor of the receiving rank is to end."""
+    """Between loops: every actor of the receiving rank is to end; the absent ranks are not waited for."""
+
+    absent: tuple[int, ...] = ()
 
 
 class Failure(msgspec.Struct, frozen=True, tag=True):
@@ -98,6 +100,7 @@ class EventLoop:
         self.actors: dict[str, Actor] = {}
         self.ended: set[str] = set()
         self.waiting: list[Outgoing] = []
+        self.absent: set[int] = set()  # ranks that are gone, or do not answer
         self.failure: BaseException | None = None  # why the run ends, when it does not end well
         self._posts = posts
         self._pool = pool
@@ -140,11 +143,13 @@ class EventLoop:
         for name in reversed(list(self.actors)):
             self.stop(name)
 
-    def stop_everywhere(self) -> None:
+    def stop_everywhere(self, without: Iterable[int] = ()) -> None:
         self.flush()
-        self._tell_others(Goodbye())
+        self.absent.update(without)
+        goodbye = Goodbye(tuple(sorted(self.absent)))
+        self._tell_others(goodbye)
         # not at once: what this rank sent to itself before is still to be delivered
-        self._to_self.append((self.transport.rank, SYSTEM + encode(Goodbye()), []))
+        self._to_self.append((self.transport.rank, SYSTEM + encode(goodbye), []))
 
     # ---- what actors call
 
@@ -306,6 +311,7 @@ class EventLoop:
             raise TypeError(f"{type(actor).__name__} has no handler for {type(message).__name__}")
 
     def _take_loss(self, loss: Lost) -> None:
+        self.absent.add(loss.rank)
         watchers = [name for name, actor in self.actors.items() if PeerLost in actor.handlers]
         if self.actors and not watchers:
             self._now_in = (HERE, "watching its peers")
@@ -315,6 +321,7 @@ class EventLoop:
 
     def _take_system(self, message: Goodbye | Failure) -> None:
         if isinstance(message, Goodbye):
+            self.absent.update(message.absent)
             self.stop_here()
             return
         if message.user_error:
@@ -327,6 +334,8 @@ class EventLoop:
         """Make sure that every rank hears of an exception before it goes up here."""
         if isinstance(error, _Relayed):
             raise error.error from None
+        if isinstance(error, Deserted):
+            raise error
         actor, doing = self._now_in
         text = doing if isinstance(doing, str) else f"handling {type(doing).__name__}"
         usage = isinstance(error, UserError)

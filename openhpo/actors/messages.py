@@ -36,6 +36,15 @@ class PeerLost(Notice, frozen=True):
     rank: int
 
 
+class Interrupted(Notice, frozen=True):
+    """This process was asked to end, by that signal: SIGTERM, SIGUSR1, or the first SIGINT.
+
+    Where no actor of a process handles it, signals do what they do otherwise.
+    """
+
+    signal: int
+
+
 class WorkDone(Notice, frozen=True):
     """A function given to `Actor.work` returned."""
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import ctypes
+import itertools
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openhpo.actors.actor import Actor
 from openhpo.actors.drive import Mailbox, WorkerThreads, drive
+from openhpo.actors.errors import DESERTED, Deserted
 from openhpo.actors.local import local_transports
 from openhpo.actors.loop import EventLoop
-from openhpo.actors.messages import Address
+from openhpo.actors.messages import Address, Interrupted
 from openhpo.actors.transport import Transport
 from openhpo.errors import UserError
 
@@ -25,6 +33,11 @@ if TYPE_CHECKING:
 
 FLUSH = 2.0  # seconds a leaving rank waits for its last messages to leave
 SETTLE = 1.0  # seconds it waits for its threads, which end at their next report
+FORCE = 5.0  # seconds a rank waits for MPI to end a job in which others do not answer
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # what batch systems and people ask a process to end with
+LAUNCHERS = {"mpiexec", "mpirun", "prterun", "prted", "mpiexec.hydra", "hydra_pmi_proxy", "srun"}
+OUTCOME = "OPENHPO_OUTCOME"  # a file in which rank 0 tells whoever supervises the launcher how it ended, as launchers do not
+BEGAN, ENDED = "began", "ended"  # what it says there; a number is the status to end with, whatever the launcher says
 MEET = 3.0  # seconds ranks wait for each other after a failure, before the job is ended by force
 
 
@@ -56,6 +69,13 @@ def launched_rank() -> int:
             if os.environ.get(name, "").isdigit():
                 return int(os.environ[name])
     return 0
+
+
+def tell_supervisor(text: str) -> None:
+    """Have rank 0 tell whoever supervises the launcher how far it is, where that is on the same host."""
+    if os.environ.get(OUTCOME) and launched_rank() == 0:
+        with contextlib.suppress(OSError):
+            Path(os.environ[OUTCOME]).write_text(text)
 
 
 def mpi_world() -> MPI.Intracomm:
@@ -120,20 +140,67 @@ def run_actors(
     loops = [EventLoop(end, mailbox, threads) for end in ends]
     casts = [dict(actors(end.rank, end.size)) for end in ends]
     try:
-        for loop, cast in zip(loops, casts, strict=True):
-            loop.start(cast)
-        drive(loops, mailbox, deadline)
+        wanted = any(Interrupted in actor.handlers for cast in casts for actor in cast.values())
+        with _signals(loops, mailbox, wanted):
+            for loop, cast in zip(loops, casts, strict=True):
+                loop.start(cast)
+            drive(loops, mailbox, deadline)
+    except Deserted as error:
+        print(f"rank {ends[0].rank} leaves: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(DESERTED)
     except BaseException as error:
         _leave_failed(loops, threads, error)
         raise
     threads.settle(SETTLE)
+    tell_supervisor(ENDED)
     for end in ends:
         end.close(FLUSH)
+    if any(loop.absent for loop in loops):
+        atexit.register(_leave_without, ends[0].rank)
+    if threads.busy:
+        atexit.register(_leave_threads, threads, 0)
     return {Address(end.rank, name): actor for end, cast in zip(ends, casts, strict=True) for name, actor in cast.items()}
+
+
+_early: list[int] = []  # signals that came before anybody could heed them
+
+
+def heed_signals() -> None:
+    """From now on, remember requests to end this process for the actors that are to come, instead of dying of them."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: _early.append(number))
+
+
+@contextlib.contextmanager
+def _signals(loops: list[EventLoop], mailbox: Mailbox, wanted: bool) -> Iterator[None]:
+    """Turn requests to end this process into `Interrupted` for the actors that handle it; a second SIGINT interrupts."""
+    interrupts = itertools.count()
+
+    def take(number: int, frame: object) -> None:
+        if number == signal.SIGINT and next(interrupts):
+            raise KeyboardInterrupt
+        for loop in loops:
+            for name, actor in list(loop.actors.items()):
+                if Interrupted in actor.handlers:
+                    mailbox.put((loop, name, Interrupted(number)))
+
+    before = {}
+    try:
+        if wanted and threading.current_thread() is threading.main_thread():
+            for number in ASKING:
+                before[number] = signal.signal(number, take)
+            while _early:
+                take(_early.pop(), None)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _leave_failed(loops: list[EventLoop], threads: WorkerThreads, error: BaseException) -> None:
     """Let the actors of this process put things away, and make sure that the job ends although a rank may hang."""
+    tell_supervisor(ENDED)
     for loop in loops:
         loop.failure = error
         try:
@@ -152,6 +219,47 @@ def _leave_failed(loops: list[EventLoop], threads: WorkerThreads, error: BaseExc
         atexit.register(leave_job, status)
 
 
+def survives_deaths() -> bool:
+    """Whether this job survives a rank's death. Open MPI offers the calls always, and means them only when asked to."""
+    return os.environ.get("OMPI_MCA_mpi_ft_enable", "").lower() in ("1", "true", "yes")  # noqa: SIM112 -- its real name
+
+
+def _leave_without(rank: int) -> None:
+    """Leave although some ranks are gone or do not answer, so that MPI_Finalize would wait for ever.
+
+    Where MPI survives deaths, those that do not answer have been killed by now as far as anybody could, and its launcher takes
+    a process that just ends for one that ended well; its own way out hangs once in some twenty times. Else the whole job is
+    ended by rank 0, with status 0, once the others have put their things away.
+    """
+    world = _initialised_world()
+    if world is None:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if rank == 0:
+        tell_supervisor("0")
+        _end_by_force_later()
+    time.sleep(SETTLE / 2)
+    if survives_deaths():
+        os._exit(0)
+    if rank == 0:
+        world.Abort(0)
+    time.sleep(2 * FORCE)
+    os._exit(0)
+
+
+def _end_by_force_later() -> None:
+    """Have this process and its launcher killed in a while, as both wait for ever where a host is cut off."""
+    launcher = os.getppid()
+    try:
+        named = Path(f"/proc/{launcher}/comm").read_text().strip()
+    except OSError:
+        named = ""
+    targets = [str(os.getpid()), *([str(launcher)] if named in LAUNCHERS else [])]
+    command = f"sleep {FORCE:g}; kill -9 {' '.join(targets)} 2>/dev/null"
+    subprocess.Popen(["sh", "-c", command], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def all_leaving(patience: float = MEET) -> bool:
     """Wait until every rank of the job has called this; False where one has not within `patience` seconds.
 
@@ -161,11 +269,14 @@ def all_leaving(patience: float = MEET) -> bool:
     if world is None:
         return True
     end = time.monotonic() + patience
-    request = world.Ibarrier()
-    while not request.Test():
-        if time.monotonic() > end:
-            return False
-        time.sleep(1e-3)
+    try:
+        request = world.Ibarrier()
+        while not request.Test():
+            if time.monotonic() > end:
+                return False
+            time.sleep(1e-3)
+    except Exception:  # one of them is gone
+        return False
     return True
 
 
@@ -180,10 +291,12 @@ def _leave_threads(threads: WorkerThreads, status: int) -> None:
     """End this process at once where a thread is still at work: inside torch, it would crash Python's own way out."""
     if threads.busy:
         world = _initialised_world()
-        if world is not None and status != 130:  # after an interrupt the others may not be leaving
-            sys.modules["mpi4py.MPI"].Finalize()
         sys.stdout.flush()
         sys.stderr.flush()
+        if world is not None and status != 130:  # after an interrupt the others may not be leaving
+            sys.modules["mpi4py.MPI"].Finalize()
+            # libc's exit, not os._exit: MPICH says goodbye to its launcher there
+            ctypes.CDLL(None).exit(status)
         os._exit(status)
 
 

@@ -60,6 +60,8 @@ class Simulation:
         self._last: dict[tuple[int, int], float] = {}
         self._dead: set[int] = set()
         self._cut: set[tuple[int, int]] = set()
+        self._frozen: dict[int, float] = {}
+        self._severed: dict[tuple[int, int], float] = {}
         self.loops = [EventLoop(SimulatedTransport(self, rank), self, self) for rank in range(size)]
 
     def run(self, until: float = math.inf) -> dict[Address, Actor]:
@@ -97,13 +99,35 @@ class Simulation:
             if loop.transport.rank not in self._dead:
                 self._arrive(loop.transport.rank, Lost(rank), self.time + self._detection)
 
+    def freeze(self, rank: int, seconds: float) -> None:
+        """Have a rank stand still for so long, as a stopped process does; what arrives meanwhile it takes in afterwards."""
+        self._frozen[rank] = max(self._frozen.get(rank, 0.0), self.time + seconds)
+
+    def _thaws(self, rank: int) -> float | None:
+        """When a rank that stands still goes on."""
+        until = self._frozen.get(rank, 0.0)
+        return until if until > self.time else None
+
+    def cut(self, one: int, other: int, seconds: float) -> None:
+        """Have no frame travel between two ranks for so long; what is sent meanwhile arrives afterwards."""
+        for pair in ((one, other), (other, one)):
+            self._severed[pair] = max(self._severed.get(pair, 0.0), self.time + seconds)
+
     def at(self, time: float, event: Callable[[], None]) -> None:
         """Let something happen at that virtual time."""
         heapq.heappush(self._events, (time, self._random.random(), next(self._count), event))
 
     def wake(self, loop: EventLoop, time: float) -> None:
         """Step a loop at that virtual time."""
-        self.at(time, lambda: self._step(loop))
+
+        def event() -> None:
+            thaw = self._thaws(loop.transport.rank)
+            if thaw is not None:
+                self.at(thaw, event)
+            else:
+                self._step(loop)
+
+        self.at(time, event)
 
     def _step(self, loop: EventLoop) -> None:
         if loop.step():
@@ -114,6 +138,7 @@ class Simulation:
         copies = [numpy.frombuffer(buffer, numpy.uint8).copy() for buffer in buffers]
         size = len(data) + sum(copy.size for copy in copies)
         time = self.time + self._latency + self._random.random() * self._jitter + size / self._bandwidth
+        time = max(time, self._severed.get((source, rank), 0.0))
         self._arrive(rank, (source, data, copies), self._after_last((source, rank), time))
 
     def _after_last(self, pair: tuple[int, int], time: float) -> float:
@@ -127,6 +152,11 @@ class Simulation:
 
         def event() -> None:
             if rank in self._dead:
+                return
+            thaw = self._thaws(rank)
+            if thaw is not None:
+                source = arrival.rank if isinstance(arrival, Lost) else arrival[0]
+                self.at(self._after_last((source, rank), thaw), event)
                 return
             if not isinstance(arrival, Lost) and self._died_with_sender(arrival[0], rank):
                 return
@@ -147,11 +177,18 @@ class Simulation:
     def put(self, item: tuple[EventLoop, str, Message | Notice], /) -> None:
         loop, name, message = item
 
+        here = loop.transport.rank
+
         def event() -> None:
+            thaw = self._thaws(here)
+            if here in self._dead:
+                return
+            if thaw is not None:
+                self.at(self._after_last((here, here), thaw), event)
+                return
             loop.take_post(name, message)
             self._step(loop)
 
-        here = loop.transport.rank
         self.at(self._after_last((here, here), self.time), event)
 
     def submit(self, task: Callable[[], None], /) -> None:

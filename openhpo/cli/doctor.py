@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from openhpo.actors import Actor, Address, Message, handles, run_actors
+from openhpo.actors.run import survives_deaths
 from openhpo.cli.console import console
 from openhpo.errors import UserError
 from openhpo.launcher import find_launcher, relaunch
@@ -135,13 +136,10 @@ def _mpi() -> dict[str, str]:
         **facts,
         "MPI": f"{' '.join(library.split())}, standard {version}",
         "thread level": levels[MPI.Query_thread()],
-        "ULFM": "yes" if _ulfm() else "no: the death of a rank ends the job (Open MPI: mpirun --with-ft ulfm)",
+        "ULFM": "yes, so a study survives lost ranks"
+        if survives_deaths()
+        else "no: the death of a rank ends the job (Open MPI: mpirun --with-ft ulfm)",
     }
-
-
-def _ulfm() -> bool:
-    """Whether this job survives a rank's death. Open MPI offers the calls always, and means them only when asked to."""
-    return os.environ.get("OMPI_MCA_mpi_ft_enable", "").lower() in ("1", "true", "yes")  # noqa: SIM112 -- its real name
 
 
 def _file_system(folder: Path) -> dict[str, str]:

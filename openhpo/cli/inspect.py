@@ -35,11 +35,19 @@ def best(
         raise typer.Exit(1)
 
 
-def status(study: StudyArgument, json_: JsonOption = False) -> None:
+def status(
+    study: StudyArgument,
+    json_: JsonOption = False,
+    finished: Annotated[
+        bool, typer.Option("--finished", help="Say nothing, and exit with 0 if it ran to its end, with 1 if it can go on.")
+    ] = False,
+) -> None:
     """Show how far a study is."""
     from openhpo.result import load
 
     result = load(study)
+    if finished:
+        raise typer.Exit(0 if result.finished else 1)
     facts = _status(result)
     if json_:
         print(json.dumps(facts, indent=2))
@@ -61,15 +69,21 @@ def _status(result: Result) -> dict[str, Any]:
     states = result.states
     count = {state: sum(1 for s in states if s is state) for state in State}
     quiet = time.time() - tables.path.stat().st_mtime
-    running = f"running, or interrupted: last written {clock(quiet)} ago"
+    phases = {
+        "finished": "finished",
+        "suspended": "suspended: the same command continues it",
+        "running": f"running, or interrupted (the same command then continues it): last written {clock(quiet)} ago",
+    }
     ended = float(max([tables.events["time"].max(initial=0.0), tables.reports["time"].max(initial=0.0)]))
     found = result.best
+    waiting = f"{count[State.RUNNING]} running, " if result.phase == "running" else ""
+    waiting = f"{count[State.SUSPENDED] + count[State.PAUSED]} to be continued, " if result.phase == "suspended" else waiting
     return {
         "study": str(result.path),
-        "state": "finished" if result.finished else running,
+        "state": phases[result.phase],
         "method": f"{result.definition['sampler']} with {result.definition['engine']} on {result.definition['app']}",
         "objective": str(result.objective),
-        "trials": f"{count[State.DONE] + count[State.STOPPED]} done, {count[State.RUNNING]} running, "
+        "trials": f"{count[State.DONE] + count[State.STOPPED]} done, {waiting}"
         f"{count[State.FAILED]} failed, of {result.definition['trials']}",
         "steps": len(tables.reports),
         "time": clock(ended),
@@ -143,7 +157,8 @@ def _show_one(out: Any, result: Result, found: Best) -> None:
     from rich.table import Table
 
     goal = escape(str(result.objective))
-    out.print(f"\n[bold]best of {len(result.configs)} trials[/]: trial {found.trial} at step {found.step}, {goal}")
+    so_far = "" if result.finished else " so far"
+    out.print(f"\n[bold]best of {len(result.configs)} trials{so_far}[/]: trial {found.trial} at step {found.step}, {goal}")
     if not found.feasible:
         out.print("[yellow]no trial meets the requirements; this one comes closest")
     table = Table.grid(padding=(0, 2))

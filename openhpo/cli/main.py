@@ -12,10 +12,13 @@ import typer
 
 from openhpo.cli.inspect import best, status
 from openhpo.cli.replay import replay
+from openhpo.cli.resume import EXTRA, resume
 from openhpo.cli.run import run_app
 from openhpo.errors import UserError
 
 STACKS = "OPENHPO_STACKS_AFTER"  # seconds after which every rank prints the stacks of its threads, to find a hang
+
+LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_ID", "PALS_SIZE", "FLUX_JOB_SIZE")
 
 app = typer.Typer(
     help="Hyperparameter optimisation on supercomputers, with nothing but MPI and a file system.",
@@ -27,6 +30,7 @@ app.add_typer(run_app, name="run")
 app.command()(best)
 app.command()(status)
 app.command()(replay)
+app.command(context_settings=EXTRA)(resume)
 
 
 @app.command()
@@ -57,11 +61,15 @@ def _run(command: Callable[[], object]) -> NoReturn:
     """Run a command; a user's mistake ends with one message, from rank 0, and status 2."""
     if os.environ.get(STACKS):
         faulthandler.dump_traceback_later(float(os.environ[STACKS]))
+    if any(name in os.environ for name in LAUNCHED):
+        from openhpo.actors.run import heed_signals
+
+        heed_signals()  # while libraries are being imported
     try:
         status = command()
     except UserError as error:
         _refuse(f"error: {error}")
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except Exception as error:
         _refuse(_usage_error(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, get_type_hints
@@ -53,6 +54,21 @@ class Options:
     dedicated_coordinator: Annotated[bool, typer.Option("--dedicated-coordinator", help="Keep rank 0 free of training.")] = (
         False
     )
+    time_limit: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Stop in order after that time, such as 5h50m, to be continued by the same command."),
+    ] = None
+    retries: Annotated[int, typer.Option(min=0, help="Try a trial again so often that raised, ran out of memory or hung.")] = 0
+    step_timeout: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="How long a step may take, such as 10m, the set-up before the first included."),
+    ] = None
+    checkpoint_every: Annotated[
+        str, typer.Option(metavar="TIME", help="Write a state to its checkpoint after so much training: a kill costs no more.")
+    ] = "10m"
+    lease: Annotated[
+        str, typer.Option(metavar="TIME", help="Give up a rank that is not heard of for so long, and do its work elsewhere.")
+    ] = "60s"
     progress: Annotated[bool, typer.Option(help="Show how it is getting on.")] = True
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False
 
@@ -122,6 +138,31 @@ def size_of(text: str | None, option: str) -> int | None:
     if not 0 <= size < 1 << 60:
         raise UserError(f"{option} {text!r} is no size such as 4G or 512M")
     return int(size)
+
+
+_UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
+
+
+def seconds_of(text: str | None, option: str) -> float | None:
+    """Seconds from 5h50m, 90s, 1d, 02:30:00 or a plain number.
+
+    Raises:
+        UserError: It is none of these, or not above 0.
+    """
+    if text is None:
+        return None
+    text, seconds = text.strip().lower(), -1.0
+    clock = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    if clock:
+        days, hours, minutes, rest = (int(part or 0) for part in clock.groups())
+        seconds = float(((days * 24 + hours) * 60 + minutes) * 60 + rest)
+    elif re.fullmatch(r"\d+(\.\d+)?", text):
+        seconds = float(text)
+    elif re.fullmatch(r"(\d+(\.\d+)?(d|h|ms|m|s))+", text):
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)(d|h|ms|m|s)", text))
+    if not seconds > 0:
+        raise UserError(f"{option} {text!r} is no time such as 5h50m, 90s or 01:30:00")
+    return seconds
 
 
 def value_of(text: str) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openhpo.cli.inspect import as_dict, show_best
-from openhpo.cli.options import Options, pairs, size_of, value_of, with_options
+from openhpo.cli.options import Options, pairs, seconds_of, size_of, value_of, with_options
 from openhpo.errors import UserError, meant
 
 if TYPE_CHECKING:
@@ -260,6 +260,11 @@ def search(method: str, options: Options, sampler: Sampler, engine: Callable[[in
         state_memory=size_of(options.state_memory, "--state-memory"),
         merge=options.merge,
         dedicated_coordinator=options.dedicated_coordinator,
+        time_limit=seconds_of(options.time_limit, "--time-limit"),
+        retries=options.retries,
+        step_timeout=seconds_of(options.step_timeout, "--step-timeout"),
+        checkpoint_every=seconds_of(options.checkpoint_every, "--checkpoint-every") or 600.0,
+        lease=seconds_of(options.lease, "--lease") or 60.0,
         progress=options.progress,
         app=app.name,
     )
@@ -276,7 +281,7 @@ def _run(method: str, options: Options, sampler: Sampler, engine: Callable[[int]
         print(json.dumps(as_dict(result, result.top(1)), indent=2))
     else:
         show_best(result, 1)
-    if result.best is None:
+    if result.best is None and result.finished:
         raise typer.Exit(1)
 
 

@@ -90,6 +90,8 @@ class ASHA(Engine):
         stopping: The stopping variant.
     """
 
+    extendable = True
+
     def __init__(
         self,
         max_steps: int,

@@ -41,12 +41,15 @@ class Engine(ABC):
     Attributes:
         max_steps: The step at which a trial is done.
         size: The number of trials, where the method fixes it.
-        forks: Whether it asks for `donor`s, so that the last state of every trial has to be kept.
+        forks: Whether it asks for `donor`s, so that the last state of every trial has to be kept, and a model whose objective
+            is not finite is replaced instead of failing its trial.
+        extendable: Whether its decisions do not depend on how many trials there will be, so that more may follow later.
     """
 
     max_steps: int
     size: int | None = None
     forks: bool = False
+    extendable: bool = False
 
     def start(self, space: Space, total: int, seed: int) -> None:  # noqa: B027 - most engines have nothing to prepare
         """A study begins: forget what was.

@@ -16,6 +16,8 @@ class Full(Engine):
         UserError: `max_steps` is no whole number above 0.
     """
 
+    extendable = True
+
     def __init__(self, max_steps: int) -> None:
         self.max_steps = whole(max_steps, "the number of steps of a trial")
 

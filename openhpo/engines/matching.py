@@ -38,6 +38,8 @@ class LearningCurveMatching(Engine):
         threshold: The rank percentage above which a trial is stopped, as a part of 1.
     """
 
+    extendable = True
+
     def __init__(
         self,
         max_steps: int,

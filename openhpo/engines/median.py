@@ -28,6 +28,8 @@ class MedianStopping(Engine):
         startup: Trials that have to be complete before any is stopped.
     """
 
+    extendable = True
+
     def __init__(self, max_steps: int, grace: int = 1, interval: int = 1, startup: int = 5) -> None:
         self.max_steps = whole(max_steps, "the number of steps of a trial")
         self.grace = whole(grace, "grace")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy
 
-VERSION = 2
+VERSION = 3
 FILE = "study.h5"
 
 TRIALS = numpy.dtype([("trial", "i4"), ("seed", "i8"), ("time", "f8"), ("config_at", "i8"), ("config_size", "i4")])
@@ -21,12 +21,13 @@ STAGES = numpy.dtype(
         ("start", "i4"),
         ("stop", "i4"),
         ("rank", "i4"),
+        ("again", "i1"),
         ("time", "f8"),
         ("config_at", "i8"),
         ("config_size", "i4"),
     ]
 )
-REPORTS = numpy.dtype([("trial", "i4"), ("stage", "i4"), ("step", "i4"), ("time", "f8")])
+REPORTS = numpy.dtype([("trial", "i4"), ("stage", "i4"), ("step", "i4"), ("event", "i4"), ("time", "f8")])
 EVENTS = numpy.dtype(
     [
         ("time", "f8"),
@@ -44,9 +45,17 @@ TABLES = {"trials": TRIALS, "stages": STAGES, "reports": REPORTS, "events": EVEN
 CHUNK = 1024  # rows
 LOG_CHUNK = 1 << 16  # bytes
 
-# kinds of events
-STARTED, FINISHED = "study_started", "study_finished"
-STAGE_ENDED, STAGE_STOPPED, STAGE_FAILED = "stage_ended", "stage_stopped", "stage_failed"
+# kinds of events: what the study heard ...
+STARTED, RESUMED = "study_started", "study_resumed"
+READY, LEFT = "trainer_ready", "trainer_lost"
+STAGE_ENDED, STAGE_STOPPED, STAGE_FAILED, STAGE_RETURNED = "stage_ended", "stage_stopped", "stage_failed", "stage_returned"
+STATE_SAVED, STATE_MOVED, STATE_LOST = "state_saved", "state_moved", "state_lost"
+# ... and what came of it, or is only told
 TRIAL, TRIAL_FORKED = "trial_", "trial_forked"  # and trial_paused, trial_done, trial_stopped, trial_failed
-STATE_LOST, TROUBLE = "state_lost", "trouble"
+TROUBLE, SUSPENDED, FINISHED = "trouble", "study_suspended", "study_finished"
+KEPT = "state kept"  # the text of stage_ended where the state at its end stays
 NONE = -1  # in a column that does not apply
+
+# Not a number, as it was reported; where nothing was reported, `values` holds numpy.nan, which has other bits.
+REPORTED_NAN = numpy.array(0x7FF8_0000_0000_0001, "u8").view("f8")[()]
+ABSENT_BITS = int(numpy.array(numpy.nan, "f8").view("u8"))

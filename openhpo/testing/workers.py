@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from openhpo.stages import Stage, Verdict
+from openhpo.stages import Stage, StateName, Verdict
 from openhpo.study import Study
 
 Metrics = Callable[[Stage, int, float], Mapping[str, float]]  # stage, step, a number in [0, 1) that stands for the model
@@ -58,7 +59,7 @@ class Workers:
     ) -> None:
         self.study = study
         self.played = Played()
-        self.held: list[dict[int, bytes]] = [{} for _ in range(count)]
+        self.held: list[dict[StateName, bytes]] = [{} for _ in range(count)]
         self._metrics = metrics
         self._random = random.Random(seed)
         self._failing = failing
@@ -94,18 +95,19 @@ class Workers:
         assert stage.ranks == (worker,)
         assert 0 <= stage.start < stage.stop <= self.study.engine.max_steps
         model = b""
-        if stage.parent is not None:
+        before = stage.before
+        if before is not None:
             assert stage.source is not None, "no rank holds the state to go on from"
             there = self.held[stage.source]
-            if stage.parent not in there:
-                self.study.lost(stage.parent, stage.source)
+            if before not in there:
+                self.study.lost(before, stage.source)
                 self.study.give_back(stage)
                 self.played.given_back += 1
                 return
-            model = there[stage.parent]
+            model = there[before]
             self.played.transfers += stage.source != worker
             if stage.source == worker and not stage.keep:
-                del there[stage.parent]
+                del there[before]
         else:
             assert stage.start == 0
         self.played.stages.append(stage)
@@ -126,14 +128,15 @@ class Workers:
             self._drop()
             return
         number = int.from_bytes(training.model, "little") / 2**64
-        verdict = self.study.tell(stage, training.step, self._metrics(stage, training.step, number))
-        if verdict is Verdict.STOP:
+        metrics = self._metrics(stage, training.step, number)
+        verdict = self.study.tell(stage, training.step, metrics)
+        if verdict is Verdict.STOP and all(math.isfinite(value) for value in metrics.values()):
             assert training.step in stage.checks or training.step == stage.stop, "stopped where training does not wait for it"
         if verdict is Verdict.STOP or training.step == stage.stop:
             del self._running[worker]
             kept = stage.park and training.step == stage.stop
             if kept:
-                self.held[worker][stage.id] = training.model
+                self.held[worker][stage.after] = training.model
             self.study.end(stage, kept=kept)
             self._drop()
 

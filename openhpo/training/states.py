@@ -51,7 +51,7 @@ class Snapshot:
 
     def leaves(self) -> Iterator[Leaf]:
         """The tensors and arrays in it."""
-        for name, tree in json.loads(self.header).items():
+        for name, tree in (json.loads(self.header) or {}).items():  # nothing, where nothing was tracked
             yield from _leaves(name, tree)
 
 

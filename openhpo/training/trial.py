@@ -39,6 +39,9 @@ class Port(Protocol):
     def rest(self, trial: Trial) -> tuple[Stage, Course] | None:
         """The stage is over: wait for the next one that goes on here, and return it; None when none does."""
 
+    def between(self, trial: Trial) -> bool:
+        """Called between two steps of a stage: copy the state where that is asked for; return whether to go on."""
+
 
 class Values(Mapping[str, Any]):
     """The hyperparameters in force at one moment, by name."""
@@ -246,6 +249,8 @@ class Trial:
             if following is None:
                 raise TrialStopped
             self._begin(*following)
+        elif not self._port.between(self):
+            raise TrialStopped
         self._next_step()
 
     def _next_step(self) -> None:

@@ -40,6 +40,7 @@ def test_whatever_is_reported_in_whatever_batches_is_read_back(tmp_path_factory,
     steps = [0] * 5
     for trial in range(5):
         file.trial(trial, 3, {"lr": 0.1 * trial}, 0.0)
+        file.stage(trial, trial, None, 0, 1000, 0, 0.0)
     for trial, count, names, flush in parts:
         values = numpy.random.default_rng(steps[trial]).random((count, len(names)))
         file.reports(trial, trial, steps[trial] + 1, names, values, 1.0)
@@ -62,6 +63,7 @@ def test_whatever_is_reported_in_whatever_batches_is_read_back(tmp_path_factory,
 def test_a_reader_sees_what_was_flushed_while_the_writer_goes_on(tmp_path):
     file = writer(tmp_path)
     file.trial(0, 0, {"text": "ü" * 1000}, 0.0)
+    file.stage(0, 0, None, 0, 9, 0, 0.0)
     file.reports(0, 0, 1, ["loss"], numpy.array([[0.5]]), 0.0)
     assert len(read(tmp_path).reports) == 0
     file.flush()
@@ -102,6 +104,8 @@ def test_a_file_of_another_program_or_version_is_refused(tmp_path):
 
 def test_a_metric_that_nobody_reported_is_named(tmp_path):
     file = writer(tmp_path)
+    file.trial(0, 0, {}, 0.0)
+    file.stage(0, 0, None, 0, 9, 0, 0.0)
     file.reports(0, 0, 1, ["val_loss"], numpy.array([[0.5]]), 0.0)
     file.close()
     with pytest.raises(hpo.UserError, match="reported: val_loss. Did you mean 'val_loss'"):

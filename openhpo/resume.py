@@ -1,0 +1,158 @@
+"""Brings a study to where its file ends, by telling it all that it was told before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy
+
+from openhpo.errors import UserError
+from openhpo.scheduler import Scheduler
+from openhpo.stages import Stage, StateName
+from openhpo.storage import Tables, schema
+from openhpo.storage.checkpoints import name_of
+
+
+class Kept(NamedTuple):
+    """What of a study file the events in it account for. A kill may leave more rows, which nobody was told of.
+
+    Attributes:
+        trials, stages, reports: Rows of these tables.
+        seconds: Until the last of them, over all runs.
+    """
+
+    trials: int
+    stages: int
+    reports: int
+    seconds: float
+
+
+def replay(tables: Tables, scheduler: Scheduler) -> Kept:
+    """Tell a scheduler all that a study file holds, in the order in which it happened.
+
+    Args:
+        tables: The file.
+        scheduler: Of a new study with the same definition, and as many trials as it began with.
+
+    Raises:
+        UserError: The file contradicts itself, or this version of openhpo would have decided otherwise.
+    """
+    try:
+        reports = _replay(tables, scheduler)
+    except (ValueError, KeyError, IndexError, AssertionError, OverflowError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{tables.path} cannot be continued, as it contradicts itself ({type(error).__name__}: {error}). "
+            "It is left as it is; choose another --study to start anew."
+        ) from None
+    study = scheduler.study
+    study.changes()  # which the file has already
+    study.releases()
+    times = [table["time"][-1] for table in (tables.events, tables.reports[:reports]) if len(table)]
+    return Kept(len(study.trials), study.issued, reports, float(max(times, default=0.0)))
+
+
+def _replay(tables: Tables, scheduler: Scheduler) -> int:
+    after = tables.reports["event"]
+    if len(after) and (numpy.diff(after) < 0).any():
+        raise ValueError("its reports are not in order")
+    at = 0
+    for number, event in enumerate(tables.events):
+        until = int(numpy.searchsorted(after, number, side="right"))
+        _replay_reports(tables, scheduler, at, until)
+        at = until
+        _replay_event(tables, scheduler, event)
+    until = int(numpy.searchsorted(after, len(tables.events), side="right"))
+    _replay_reports(tables, scheduler, at, until)
+    return until
+
+
+def _replay_reports(tables: Tables, scheduler: Scheduler, at: int, until: int) -> None:
+    """The reports of some rows, consecutive ones of the same stage together."""
+    if at == until:
+        return
+    rows = tables.reports[at:until]
+    cuts = numpy.flatnonzero((numpy.diff(rows["stage"]) != 0) | (numpy.diff(rows["step"]) != 1)) + 1
+    for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(rows)], strict=True):
+        stage = scheduler.stages[int(rows["stage"][first])]
+        metrics = _metrics(tables, at + first, at + last)
+        if scheduler.reports(stage, int(rows["step"][first]), metrics) != last - first:
+            raise UserError(_diverged(tables, f"stage {stage.id} would have been stopped earlier"))
+
+
+def _metrics(tables: Tables, at: int, until: int) -> Iterator[dict[str, float]]:
+    values = numpy.ascontiguousarray(tables.values[at:until])
+    there = values.view(numpy.uint64) != schema.ABSENT_BITS
+    for row, present in zip(values.tolist(), there.tolist(), strict=True):
+        yield {name: value for name, value, is_there in zip(tables.metrics, row, present, strict=True) if is_there}
+
+
+ENDS = (schema.STAGE_ENDED, schema.STAGE_STOPPED, schema.STAGE_FAILED, schema.STAGE_RETURNED)
+
+
+def _replay_event(tables: Tables, scheduler: Scheduler, event: numpy.void) -> None:
+    kind, rank = event["kind"].decode(), int(event["rank"])
+    if kind == schema.RESUMED:
+        scheduler.resume(int(event["step"]))
+    elif kind == schema.SUSPENDED:
+        scheduler.suspend()
+    elif kind == schema.READY:
+        scheduler.join(rank)
+        _replay_assignments(tables, scheduler)
+    elif kind == schema.LEFT:
+        # its stages end by the events that follow, and only then is there anything to hand out
+        if not scheduler.leave(rank):
+            _replay_assignments(tables, scheduler)
+    elif kind in ENDS:
+        _replay_end(tables, scheduler, event, kind)
+        _replay_assignments(tables, scheduler)
+    elif kind in (schema.STATE_SAVED, schema.STATE_MOVED, schema.STATE_LOST):
+        state = StateName(int(event["stage"]), int(event["step"]))
+        if kind == schema.STATE_LOST:
+            scheduler.lost(state, None if rank == schema.NONE else rank)
+        else:
+            _catch_up(scheduler, state.stage, state.step)
+            scheduler.saved(state, rank, name_of(state), moved=kind == schema.STATE_MOVED)
+
+
+def _replay_end(tables: Tables, scheduler: Scheduler, event: numpy.void, kind: str) -> None:
+    stage = scheduler.stages[int(event["stage"])]
+    text = tables.text(int(event["text_at"]), int(event["text_size"]))
+    _catch_up(scheduler, stage.id, int(event["step"]))
+    if kind == schema.STAGE_FAILED:
+        scheduler.failed(stage, text.rstrip().splitlines()[-1] if text.strip() else "")
+    elif kind == schema.STAGE_RETURNED:
+        scheduler.returned(stage)
+    else:
+        scheduler.ended(stage, kept=text == schema.KEPT)
+
+
+def _catch_up(scheduler: Scheduler, number: int, step: int) -> None:
+    """Let a stage that only brings back a state go on: its steps are not in the file a second time."""
+    stage = scheduler.stages.get(number)
+    if stage is not None and stage.again:
+        reached = scheduler.study.reported(stage)
+        scheduler.reports(stage, reached + 1, [{}] * (step - reached))
+
+
+def _replay_assignments(tables: Tables, scheduler: Scheduler) -> None:
+    for stage in scheduler.assign():
+        _check(tables, stage)
+
+
+def _check(tables: Tables, stage: Stage) -> None:
+    """Make sure that a stage is the one that the file has."""
+    row = tables.stages[stage.id] if stage.id < len(tables.stages) else None
+    parent = schema.NONE if stage.parent is None else stage.parent
+    here = (stage.id, stage.trial, parent, stage.start, stage.stop, stage.ranks[0], int(stage.again))
+    names = ("stage", "trial", "parent", "start", "stop", "rank", "again")
+    there = None if row is None else tuple(int(row[name]) for name in names)
+    if here != there:
+        raise UserError(_diverged(tables, f"it would have trained {here} where the file has {there}"))
+
+
+def _diverged(tables: Tables, what: str) -> str:
+    return (
+        f"{tables.path} cannot be continued: going through it again, this openhpo decides otherwise from the same results "
+        f"({what}). Continue it with the version that wrote it (openhpo {tables.environment.get('openhpo', 'unknown')})."
+    )
