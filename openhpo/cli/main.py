@@ -14,6 +14,7 @@ from openhpo.cli.inspect import best, status
 from openhpo.cli.replay import replay
 from openhpo.cli.resume import EXTRA, resume
 from openhpo.cli.run import run_app
+from openhpo.cli.simulate import simulate_app
 from openhpo.errors import UserError
 
 STACKS = "OPENHPO_STACKS_AFTER"  # seconds after which every rank prints the stacks of its threads, to find a hang
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(run_app, name="run")
+app.add_typer(simulate_app, name="simulate")
 app.command()(best)
 app.command()(status)
 app.command()(replay)
