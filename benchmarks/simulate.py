@@ -106,28 +106,26 @@ def predicted(study: Path, engine: hpo.Engine, trials: int, seed: int) -> float:
     return Plan(candidates, recording.objective, engine, trials, seed=seed).predict(REAL_RANKS).makespan
 
 
-def report_truth(app: Path, rounds: int) -> None:
+def report_truth(app: Path, rounds: int, folder: Path) -> None:
     print(
         f"\n{app.stem} on {REAL_RANKS} ranks, predicted from random searches of {RECORDED_TRIALS} trials before and after it;"
     )
     print("seconds of the study, and of the whole command with its launcher and imports")
-    print(f"{'':10}{'recorded':>10}{'predicted':>11}{'measured':>10}{'ratio':>8}{'command':>10}")
+    print(f"{'':10}{'recorded':>10}{'predicted':>11}{'measured':>10}{'ratio':>8}{'command':>10}", flush=True)
     ratios: dict[str, list[float]] = {method: [] for method in RUNS}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        before = record(app, folder / "pilot")
-        for number, (method, (engine, trials, seed)) in enumerate(list(RUNS.items()) * rounds):
-            measured, command = real(app, method, trials, seed, folder / f"run-{number}")
-            after = record(app, folder / f"pilot-{number}")
-            recorded = statistics.mean(seconds_of(pilot) for pilot in (before, after))
-            expected = statistics.mean(predicted(pilot, engine, trials, seed) for pilot in (before, after))
-            ratios[method].append(expected / measured)
-            figures = f"{recorded:10.1f}{expected:11.1f}{measured:10.1f}{ratios[method][-1]:8.2f}{command:10.1f}"
-            print(f"{method:10}{figures}", flush=True)
-            before = after
+    before = record(app, folder / f"{app.stem}-pilot")
+    for number, (method, (engine, trials, seed)) in enumerate(list(RUNS.items()) * rounds):
+        measured, command = real(app, method, trials, seed, folder / f"{app.stem}-run-{number}")
+        after = record(app, folder / f"{app.stem}-pilot-{number}")
+        recorded = statistics.mean(seconds_of(pilot) for pilot in (before, after))
+        expected = statistics.mean(predicted(pilot, engine, trials, seed) for pilot in (before, after))
+        ratios[method].append(expected / measured)
+        figures = f"{recorded:10.1f}{expected:11.1f}{measured:10.1f}{ratios[method][-1]:8.2f}{command:10.1f}"
+        print(f"{method:10}{figures}", flush=True)
+        before = after
     for method, found in ratios.items():
         median = statistics.median(found)
-        print(f"{method + ': predicted / measured, median':44}{median:9.2f}{'':8}aim: within {100 * TRUTH_AIM:g} %")
+        print(f"{method + ': predicted / measured, median':44}{median:9.2f}{'':8}aim: within {100 * TRUTH_AIM:g} %", flush=True)
 
 
 def main() -> None:
@@ -137,13 +135,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.only in (None, "cost"):
         report_cost()
-    if options.only in (None, "digits_mlp"):
-        report_truth(DIGITS, options.rounds)
-    if options.only in (None, "waiting"):
-        with tempfile.TemporaryDirectory() as folder:
-            app = Path(folder) / "waiting.py"
-            app.write_text(WAITING)
-            report_truth(app, options.rounds)
+    with tempfile.TemporaryDirectory() as name:
+        waiting = Path(name) / "waiting.py"
+        waiting.write_text(WAITING)
+        for app in (DIGITS, waiting):
+            if options.only in (None, app.stem):
+                report_truth(app, options.rounds, Path(name))
 
 
 if __name__ == "__main__":

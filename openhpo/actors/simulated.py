@@ -61,6 +61,8 @@ class Simulation:
         self._dead: set[int] = set()
         self._cut: set[tuple[int, int]] = set()
         self._frozen: dict[int, float] = {}
+        self._lines: dict[tuple[int, int], deque[Frame | Lost]] = {}
+        self._posts: list[deque[tuple[EventLoop, str, Message | Notice]]] = [deque() for _ in range(size)]
         self._severed: dict[tuple[int, int], float] = {}
         self.loops = [EventLoop(SimulatedTransport(self, rank), self, self) for rank in range(size)]
 
@@ -149,15 +151,18 @@ class Simulation:
 
     def _arrive(self, rank: int, arrival: Frame | Lost, time: float) -> None:
         loop = self.loops[rank]
+        source = arrival.rank if isinstance(arrival, Lost) else arrival[0]
+        line = self._lines.setdefault((source, rank), deque())
+        line.append(arrival)  # each event delivers what comes next, as a rank that stood still must not change the order
 
         def event() -> None:
             if rank in self._dead:
                 return
             thaw = self._thaws(rank)
             if thaw is not None:
-                source = arrival.rank if isinstance(arrival, Lost) else arrival[0]
                 self.at(self._after_last((source, rank), thaw), event)
                 return
+            arrival = line.popleft()
             if not isinstance(arrival, Lost) and self._died_with_sender(arrival[0], rank):
                 return
             assert isinstance(loop.transport, SimulatedTransport)
@@ -175,9 +180,9 @@ class Simulation:
     # ---- Posts and Pool for the loops: a worker's function runs at once, and takes no virtual time
 
     def put(self, item: tuple[EventLoop, str, Message | Notice], /) -> None:
-        loop, name, message = item
-
+        loop = item[0]
         here = loop.transport.rank
+        self._posts[here].append(item)
 
         def event() -> None:
             thaw = self._thaws(here)
@@ -186,6 +191,7 @@ class Simulation:
             if thaw is not None:
                 self.at(self._after_last((here, here), thaw), event)
                 return
+            _, name, message = self._posts[here].popleft()
             loop.take_post(name, message)
             self._step(loop)
 

@@ -157,6 +157,11 @@ class Seen:
     lives: int = 0
     log: list[str] = field(default_factory=list)
 
+    def forget(self, path: Path) -> None:
+        """A killed run may have had stages that never came to the file; the next one gives their numbers to others."""
+        there = set(read(path).stages["stage"].tolist())
+        self.values = {key: value for key, value in self.values.items() if key[0] in there}
+
 
 class FaultyTrainer(ReplayTrainer):
     """A trainer with bad luck. Its models are digests of all that they were trained with, so equal ones are equal trainings."""
@@ -292,6 +297,7 @@ def play(engine: str, seed: int, folder: Path) -> Seen:
         seen.log.append(f"life {seen.lives} on {plan.ranks} ranks")
         study = _live(plan, make, seen, path, calm=calm)
         found = check_file(make, seen, path, study)
+        seen.forget(path)
         if read(path).events["kind"][-1].decode() == schema.FINISHED:
             break
         assert seen.lives <= LIVES + 1, "the study does not come to its end"
