@@ -53,7 +53,7 @@ class Expression:
         self._code = compile(ast.Expression(tree), text, "eval")
 
     def __call__(self, values: Mapping[str, float]) -> float:
-        """The number; NaN where it is not defined (a division by zero, the logarithm of a negative number).
+        """The number; NaN where it is not defined (a division by zero, the logarithm or root of a negative number).
 
         Raises:
             KeyError: A name has no value.
@@ -62,7 +62,7 @@ class Expression:
             values[name]
         try:
             return float(eval(self._code, {"__builtins__": {}, **FUNCTIONS}, dict(values)))
-        except (ArithmeticError, ValueError):
+        except (ArithmeticError, ValueError, TypeError):  # the last one of what has become complex
             return math.nan
 
 

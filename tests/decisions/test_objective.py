@@ -102,3 +102,8 @@ def test_an_expression_runs_no_code(text):
 def test_an_expression_that_is_not_defined_is_not_a_number():
     assert math.isnan(Expression("a / b")({"a": 1.0, "b": 0.0}))
     assert math.isnan(Expression("log(a)")({"a": -1.0}))
+
+
+@pytest.mark.parametrize("text", ["loss ** 0.5", "log(loss)", "1 / (loss + 1)", "min(loss)"])
+def test_what_has_no_value_is_not_a_number_and_no_error(text):
+    assert math.isnan(Expression(text)({"loss": -1.0}))
