@@ -114,4 +114,12 @@ def _is_dead(claim: dict[str, Any]) -> bool:
         return True
     except (OSError, OverflowError):
         return False
-    return process == os.getpid()
+    return process == os.getpid() or _is_zombie(process)
+
+
+def _is_zombie(process: int) -> bool:
+    """Whether a process is only waited for, which in a container nobody may ever do (Linux)."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False

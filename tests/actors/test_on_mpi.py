@@ -76,7 +76,7 @@ def test_a_job_ends_in_order_while_a_thread_is_inside_torch(mpi, ranks, tmp_path
     script = tmp_path / "leaving.py"
     script.write_text(textwrap.dedent(LEAVING_TORCH))
     done = mpi.run(ranks, str(script), timeout=30)
-    assert done.returncode in (1, 2)
+    assert done.returncode in (1, 2, 3)  # MPICH's launcher joins the bits of 1 and 2
     assert "terminate called" not in done.stderr
     assert "signal" not in done.stderr.lower()
 
