@@ -75,7 +75,9 @@ class Runs:
         self._command = ["-m", "openhpo", "run", method, str(app), *METHODS[method][0], "--study", str(self.study)]
         self._start = [str(python.parent / "mpiexec"), *launcher]
         self._python = str(python)
-        self._environment = {**os.environ, **environment, "NOTES": str(self.notes), "PYTHONPATH": str(ROOT)}
+        # without what studies in this process have set: they would give each rank other numbers of threads
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("OPENHPO_")}
+        self._environment = {**inherited, **environment, "NOTES": str(self.notes), "PYTHONPATH": str(ROOT)}
         self.errors = folder / "errors.txt"
         self._supervised = False
 

@@ -73,7 +73,8 @@ def counted(calls):
 
 def start(python, app, *options):
     """Start `openhpo run random APP` on 4 ranks."""
-    environment = {**os.environ, **MPI_ENVIRONMENT, "PYTHONPATH": str(ROOT), "TMPDIR": launchers_folder()}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OPENHPO_")}
+    environment = {**inherited, **MPI_ENVIRONMENT, "PYTHONPATH": str(ROOT), "TMPDIR": launchers_folder()}
     command = [str(python), "-m", "openhpo", "run", "random", str(app), "--ranks", "4", "--study", "study", *options]
     return subprocess.Popen(
         command, cwd=app.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
