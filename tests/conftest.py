@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from .environment import INHERITED, MPI_ENVIRONMENT
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -39,14 +41,6 @@ class Mpi:
         return finished(command, timeout, {**MPI_ENVIRONMENT, **environment})
 
 
-MPI_ENVIRONMENT = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    "OMP_NUM_THREADS": "1",
-}
-
-
 @functools.cache
 def launchers_folder() -> str:
     """Where launchers keep their sockets: short, and new, as Open MPI trips over what a killed one of the same number left."""
@@ -57,11 +51,8 @@ def launchers_folder() -> str:
 
 def finished(command: list[str], timeout: float = 180, environment: dict[str, str] | None = None, cwd: Path | None = None):
     """Run a command to its end; past the timeout, fail with the stacks of its processes."""
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMI", "PRTE_", "OPENHPO_"))
-    }
     environment = {
-        **inherited,
+        **INHERITED,
         "PYTHONPATH": str(ROOT),
         "TMPDIR": launchers_folder(),
         "OPENHPO_STACKS_AFTER": str(timeout * 0.8),

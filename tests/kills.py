@@ -1,4 +1,4 @@
-"""Studies whose processes are killed at random moments: `python tests/kills.py --runs 20` does what the tests do a few times.
+"""Studies whose processes are killed at random moments: `python -m tests.kills --runs 20` does what the tests do a few times.
 
 Every kill is real: SIGKILL to ranks of an MPI job. What each trainer was told is safe it notes in a file of its own, which is
 compared with the study file afterwards.
@@ -23,6 +23,8 @@ import openhpo as hpo
 from openhpo.resume import replay
 from openhpo.scheduler import Scheduler
 from openhpo.storage import schema
+
+from .environment import INHERITED, MPI_ENVIRONMENT
 
 ROOT = Path(__file__).parent.parent
 APP = """
@@ -75,9 +77,7 @@ class Runs:
         self._command = ["-m", "openhpo", "run", method, str(app), *METHODS[method][0], "--study", str(self.study)]
         self._start = [str(python.parent / "mpiexec"), *launcher]
         self._python = str(python)
-        # without what studies in this process have set: they would give each rank other numbers of threads
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("OPENHPO_")}
-        self._environment = {**inherited, **environment, "NOTES": str(self.notes), "PYTHONPATH": str(ROOT)}
+        self._environment = {**INHERITED, **environment, "NOTES": str(self.notes), "PYTHONPATH": str(ROOT)}
         self.errors = folder / "errors.txt"
         self._supervised = False
 
@@ -243,17 +243,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     python = Path(sys.executable)
-    environment = {
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-        "OMP_NUM_THREADS": "1",
-    }
     for number in range(options.runs):
         rng = random.Random(options.seed * 1000 + number)
         method = rng.choice(["random", "asha", "halving", "pbt"])
         with tempfile.TemporaryDirectory() as folder:
-            runs = Runs(Path(folder), python, method, ["--with-ft", "ulfm"], environment)
+            runs = Runs(Path(folder), python, method, ["--with-ft", "ulfm"], MPI_ENVIRONMENT)
             died = kill_trainers(runs, rng)
             check_legal(runs, method)
             print(
@@ -263,9 +257,9 @@ def main() -> None:
     for method in ("grid", "random", "sobol", "halving", "hyperband"):
         rng = random.Random(f"{options.seed} {method}")
         with tempfile.TemporaryDirectory() as folder:
-            calm = Runs(Path(folder) / "calm", python, method, [], environment)
+            calm = Runs(Path(folder) / "calm", python, method, [], MPI_ENVIRONMENT)
             calm.finish(2)
-            runs = Runs(Path(folder) / "killed", python, method, [], environment)
+            runs = Runs(Path(folder) / "killed", python, method, [], MPI_ENVIRONMENT)
             hits = kill_everything(runs, rng, options.runs)
             runs.finish(3)
             check_equal(calm.study, runs.study)

@@ -1,4 +1,4 @@
-"""Runs whose processes are really killed, a few times; `python tests/kills.py --runs 20` does more."""
+"""Runs whose processes are really killed, a few times; `python -m tests.kills --runs 20` does more."""
 
 import os
 import random
@@ -10,9 +10,9 @@ import pytest
 import openhpo as hpo
 
 from . import kills
-from .conftest import MPI_ENVIRONMENT, launchers_folder
+from .conftest import launchers_folder
+from .environment import MPI_ENVIRONMENT
 
-ENVIRONMENT = {**MPI_ENVIRONMENT, "OMP_NUM_THREADS": "1"}
 ULFM = ["--with-ft", "ulfm"]
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the ranks through /proc")
@@ -21,7 +21,9 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fi
 @pytest.fixture
 def runs(mpi, tmp_path):
     def make(name, method, *launcher):
-        return kills.Runs(tmp_path / name, mpi.python, method, list(launcher), {**ENVIRONMENT, "TMPDIR": launchers_folder()})
+        return kills.Runs(
+            tmp_path / name, mpi.python, method, list(launcher), {**MPI_ENVIRONMENT, "TMPDIR": launchers_folder()}
+        )
 
     return make
 

@@ -19,7 +19,8 @@ import openhpo as hpo
 from openhpo.storage import schema
 from openhpo.storage.claim import Claim
 
-from .conftest import MPI_ENVIRONMENT, ROOT, finished, launchers_folder
+from .conftest import ROOT, finished, launchers_folder
+from .environment import INHERITED, MPI_ENVIRONMENT
 from .test_studies import eventually
 
 SPACE = hpo.Space({"x": hpo.Float((0.0, 1.0))})
@@ -73,8 +74,7 @@ def counted(calls):
 
 def start(python, app, *options):
     """Start `openhpo run random APP` on 4 ranks."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OPENHPO_")}
-    environment = {**inherited, **MPI_ENVIRONMENT, "PYTHONPATH": str(ROOT), "TMPDIR": launchers_folder()}
+    environment = {**INHERITED, **MPI_ENVIRONMENT, "PYTHONPATH": str(ROOT), "TMPDIR": launchers_folder()}
     command = [str(python), "-m", "openhpo", "run", "random", str(app), "--ranks", "4", "--study", "study", *options]
     return subprocess.Popen(
         command, cwd=app.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -131,7 +131,7 @@ def test_a_second_interrupt_leaves_at_once_and_what_was_acknowledged_is_there(tm
     app = tmp_path / "hanging.py"
     app.write_text(textwrap.dedent(SLOW).replace("time.sleep(0.05)", "time.sleep(0.05 if trial.step < 5 else 3600)"))
     command = [sys.executable, "-m", "openhpo", "run", "random", str(app), "--trials", "2", "--study", str(tmp_path / "study")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**INHERITED, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             eventually(lambda: reports_in(tmp_path / "study") >= 4 or None)
@@ -419,7 +419,7 @@ def test_a_full_disk_ends_the_run_with_one_message_and_loses_nothing_that_was_ac
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # as a full disk, but for the number of the error
 
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**INHERITED, "PYTHONPATH": str(ROOT)}
     full = subprocess.run(
         command, check=False, cwd=tmp_path, env=environment, preexec_fn=limited, capture_output=True, text=True, timeout=120
     )

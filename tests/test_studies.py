@@ -11,7 +11,8 @@ import pytest
 
 import openhpo as hpo
 
-from .conftest import MPI_ENVIRONMENT, ROOT, finished
+from .conftest import ROOT, finished
+from .environment import INHERITED, MPI_ENVIRONMENT
 
 APPS = ROOT / "apps"
 
@@ -93,7 +94,7 @@ def test_another_process_reads_the_curves_while_the_study_runs(tmp_path):
     (tmp_path / "waiting.py").write_text(textwrap.dedent(WAITING))
     os.mkfifo(tmp_path / "gate")
     command = [sys.executable, "-m", "openhpo", "run", "random", "waiting.py", "--trials", "1", "--study", "study"]
-    environment = {**os.environ, **MPI_ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    environment = {**INHERITED, **MPI_ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as process:
         try:
             seen = eventually(lambda: curves_so_far(tmp_path / "study", 2))
@@ -132,7 +133,7 @@ def test_what_was_flushed_survives_kill_9(tmp_path):
     (tmp_path / "waiting.py").write_text(textwrap.dedent(WAITING))
     os.mkfifo(tmp_path / "gate")
     command = [sys.executable, "-m", "openhpo", "run", "random", "waiting.py", "--trials", "1", "--study", "study"]
-    with subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+    with subprocess.Popen(command, cwd=tmp_path, env={**INHERITED, "PYTHONPATH": str(ROOT)}) as process:
         seen = eventually(lambda: curves_so_far(tmp_path / "study", 2))
         process.kill()
     assert numpy.array_equal(hpo.load(tmp_path / "study").curves(), seen)

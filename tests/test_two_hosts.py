@@ -14,7 +14,8 @@ import openhpo as hpo
 from openhpo.storage import schema
 
 from . import kills
-from .conftest import MPI_ENVIRONMENT, Mpi, launchers_folder, mpis
+from .conftest import Mpi, launchers_folder, mpis
+from .environment import MPI_ENVIRONMENT
 from .two_hosts import Study, TwoHosts, two_hosts, until, why_not
 
 LEASE = 2.0
