@@ -50,6 +50,12 @@ from openhpo.study import Study
 
 Curve = Callable[[Config, int], Mapping[str, float]]  # the metrics of a configuration at a step
 Pace = Callable[[Config, int], float]  # seconds that a step takes
+Setup = Callable[[Config], float]  # seconds from a call of the training function to the start of its first step
+
+
+def at_once(config: Config) -> float:
+    """A set-up that takes no time."""
+    return 0.0
 
 
 class Trained(Notice, frozen=True):
@@ -71,13 +77,28 @@ class ReplayTrainer(Actor):
         pace: How long a step takes.
         fetch: Seconds it takes to get a state from another rank.
         folder: The study's, for checkpoints.
+        setup: How long it takes to set up, which comes before every stage but one that goes on where this trainer's last one
+            has come to rest.
+        warmup: Seconds that the first set-up takes longer.
     """
 
-    def __init__(self, curve: Curve, pace: Pace, fetch: float = 0.0, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        curve: Curve,
+        pace: Pace,
+        fetch: float = 0.0,
+        folder: Path | None = None,
+        *,
+        setup: Setup = at_once,
+        warmup: float = 0.0,
+    ) -> None:
         self._curve = curve
         self._pace = pace
         self._fetch = fetch
         self._folder = folder
+        self._setup = setup
+        self._warmup = warmup  # that is still to come
+        self._alive: tuple[StateName, Config] | None = None  # what the training function was left with
         self.states: dict[StateName, bytes] = {}
         self._stage: Stage | None = None  # that is trained, or waits for its state
         self._begun = False
@@ -88,7 +109,7 @@ class ReplayTrainer(Actor):
         self._checked = True  # the verdict of the last check has come
         self._suspending = False
         self._lease = math.inf
-        self.busy = 0.0  # seconds of training
+        self.busy = 0.0  # seconds of training, set-ups included
         self.ended = 0.0  # when the study ended
 
     def on_start(self) -> None:
@@ -232,8 +253,12 @@ class ReplayTrainer(Actor):
 
     def _begin(self, model: bytes, delay: float = 0.0) -> None:
         assert self._stage is not None
-        self._begun, self._model, self._done, self._checked = True, model, self._stage.start, True
-        self._train_on(self._stage, delay)
+        stage = self._stage
+        setup = self._warmup + (0.0 if self._alive == (stage.before, stage.config) else self._setup(stage.config))
+        self._warmup, self._alive = 0.0, None
+        self._begun, self._model, self._done, self._checked = True, model, stage.start, True
+        self._train_on(stage, delay + setup)
+        self.busy += setup
 
     def _train_on(self, stage: Stage, delay: float = 0.0) -> None:
         """Train up to the next check, or to the end."""
@@ -298,6 +323,7 @@ class ReplayTrainer(Actor):
         if kept:
             self.states[stage.after] = self._model
         self._clear()
+        self._alive = (stage.after, stage.config) if kept else None
         self.send(COORDINATOR, Ended(stage.id, kept))
         if self._suspending:
             self._suspended()
@@ -402,7 +428,15 @@ class Planner(Coordinator):
 
 
 def simulate(
-    study: Callable[[], Study], curve: Curve, pace: Pace, ranks: int, *, fetch: float = 0.0, seed: int = 0
+    study: Callable[[], Study],
+    curve: Curve,
+    pace: Pace,
+    ranks: int,
+    *,
+    fetch: float = 0.0,
+    seed: int = 0,
+    setup: Setup = at_once,
+    warmup: float = 0.0,
 ) -> Simulated:
     """Run a study in virtual time.
 
@@ -413,6 +447,8 @@ def simulate(
         ranks: How many train; the first of them coordinates too.
         fetch: Seconds it takes to get a state from another rank.
         seed: Decides the order of what happens at the same time.
+        setup: Seconds it takes to set up, wherever a trainer would call the training function.
+        warmup: Seconds that the first set-up of each rank takes longer.
     """
     made: list[Study] = []
     trainers: list[ReplayTrainer] = []
@@ -424,7 +460,7 @@ def simulate(
     planner = Planner(make, trainers)
 
     def cast(rank: int, size: int) -> Mapping[str, Actor]:
-        trainers.append(ReplayTrainer(curve, pace, fetch))
+        trainers.append(ReplayTrainer(curve, pace, fetch, setup=setup, warmup=warmup))
         if rank == COORDINATOR.rank:
             return {COORDINATOR.name: planner, TRAINER: trainers[-1]}
         return {TRAINER: trainers[-1]}

@@ -12,8 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import openhpo as hpo
-from openhpo.cli.options import Options
-from openhpo.cli.run import run_app
+from openhpo.cli.run import METHODS as THEIRS
 from openhpo.cli.simulate import simulate_app
 from openhpo.recorded import Candidates, Layout, Plan, Recording, read_study, read_table
 from openhpo.recorded.studies import space_of
@@ -424,13 +423,10 @@ def call(*words):
 
 def test_every_method_of_run_is_there_with_all_its_options():
     ours = {command.callback.__name__: inspect.signature(command.callback) for command in simulate_app.registered_commands}
-    assert tuple(ours) == METHODS
-    others = {field.name for field in dataclasses.fields(Options)}
-    for command in run_app.registered_commands:
-        theirs = inspect.signature(command.callback).parameters
-        own = {name: parameter for name, parameter in theirs.items() if name not in others}
-        found = ours[command.callback.__name__].parameters
-        assert {name: found[name].default for name in own} == {name: parameter.default for name, parameter in own.items()}
+    assert tuple(ours) == tuple(THEIRS) == METHODS
+    for name, make in THEIRS.items():
+        own = inspect.signature(make).parameters
+        assert {option: ours[name].parameters[option].default for option in own} == {o: p.default for o, p in own.items()}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,6 +13,18 @@ import typer
 
 from openhpo.errors import UserError
 
+TrialsOption = Annotated[int | None, typer.Option(help="How many configurations to train.", show_default="all of a grid")]
+MaximizeOption = Annotated[str | None, typer.Option(metavar="METRIC", help="The metric to make large.")]
+MinimizeOption = Annotated[str | None, typer.Option(metavar="METRIC", help="The metric to make small.")]
+RequireOption = Annotated[
+    list[str] | None, typer.Option(metavar="EXPR", help="What a good trial satisfies, such as 'val_accuracy >= 0.9'.")
+]
+DeriveOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=EXPR", help="A metric computed from others, such as 'gap=val_loss - train_loss'."),
+]
+SeedOption = Annotated[int, typer.Option(help="Decides everything random.")]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -21,22 +33,17 @@ class Options:
     app: Annotated[
         str, typer.Argument(metavar="APP", help="Your training code: a .py file or a module with `train` and `space`.")
     ]
-    trials: Annotated[int | None, typer.Option(help="How many configurations to train.", show_default="all of a grid")] = None
+    trials: TrialsOption = None
     steps: Annotated[
         int | None, typer.Option(help="Steps a trial trains for; a step is one `yield`.", show_default="max_steps of APP")
     ] = None
-    maximize: Annotated[str | None, typer.Option(metavar="METRIC", help="The metric to make large.")] = None
-    minimize: Annotated[str | None, typer.Option(metavar="METRIC", help="The metric to make small.")] = None
-    require: Annotated[
-        list[str] | None, typer.Option(metavar="EXPR", help="What a good trial satisfies, such as 'val_accuracy >= 0.9'.")
-    ] = None
-    derive: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=EXPR", help="A metric computed from others, such as 'gap=val_loss - train_loss'."),
-    ] = None
+    maximize: MaximizeOption = None
+    minimize: MinimizeOption = None
+    require: RequireOption = None
+    derive: DeriveOption = None
     set: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Fix a hyperparameter.")] = None
     study: Annotated[str | None, typer.Option(metavar="DIR", help="The study's folder.", show_default="runs/APP-METHOD")] = None
-    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0
+    seed: SeedOption = 0
     ranks: Annotated[
         int | None, typer.Option(help="Start under mpiexec with so many ranks, unless started by mpirun or srun already.")
     ] = None
@@ -74,30 +81,44 @@ class Options:
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `command(options, **own)` the common options beside its own, as Typer reads signatures."""
-    hints = get_type_hints(Options, include_extras=True)
-    common = [
+    """Give a command `command(options, **own)` the common options beside its own."""
+    return joined(Options, command, lambda options, own: command(options, **own), skip=1)
+
+
+def joined(
+    kind: type[Any], own: Callable[..., Any], carry_out: Callable[[Any, dict[str, Any]], None], *, skip: int = 0
+) -> Callable[..., None]:
+    """A command with the fields of a class of options beside the parameters of a function, as Typer reads signatures.
+
+    Args:
+        kind: The class; its first field comes first.
+        own: The function, whose name and docstring the command has, too.
+        carry_out: What the command does with an object of that class and the values of the function's parameters.
+        skip: How many of the function's parameters are none of the command's.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    shared = [
         inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if field.default is MISSING else field.default,
             annotation=hints[field.name],
         )
-        for field in fields(Options)
+        for field in fields(kind)
     ]
-    own_hints = get_type_hints(command, include_extras=True)
-    own = [
+    own_hints = get_type_hints(own, include_extras=True)
+    others = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=own_hints[parameter.name])
-        for parameter in list(inspect.signature(command).parameters.values())[1:]
+        for parameter in list(inspect.signature(own).parameters.values())[skip:]
     ]
 
     def wrapper(**values: Any) -> None:
-        shared = {field.name: values.pop(field.name) for field in fields(Options)}
-        command(Options(**shared), **values)
+        options = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        carry_out(options, values)
 
-    wrapper.__name__ = command.__name__
-    wrapper.__doc__ = command.__doc__
-    parameters = [common[0], *own, *common[1:]]
+    wrapper.__name__ = own.__name__
+    wrapper.__doc__ = own.__doc__
+    parameters = [shared[0], *others, *shared[1:]]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapper

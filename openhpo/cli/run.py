@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from openhpo.cli.inspect import as_dict, show_best
-from openhpo.cli.options import Options, pairs, seconds_of, size_of, value_of, with_options
+from openhpo.cli.options import Options, joined, pairs, seconds_of, size_of, value_of
 from openhpo.errors import UserError, meant
 
 if TYPE_CHECKING:
-    from openhpo.cli.apps import App
     from openhpo.engines import Engine
     from openhpo.objective import Objective
     from openhpo.result import Result
@@ -23,10 +22,30 @@ if TYPE_CHECKING:
 run_app = typer.Typer(help="Search: openhpo run METHOD APP.", no_args_is_help=True)
 
 
-@run_app.command()
-@with_options
+class Method(NamedTuple):
+    """What a method's own options come to.
+
+    Attributes:
+        sampler: What to try.
+        engine: Makes the engine from the number of steps of a trial; every trial trains to the end where absent.
+    """
+
+    sampler: Sampler
+    engine: Callable[[int], Engine] | None = None
+
+
+METHODS: dict[str, Callable[..., Method]] = {}  # by name: a function of the method's own options
+
+
+def method(make: Callable[..., Method]) -> Callable[..., Method]:
+    """Offer a method as a command of `openhpo run`, with the common options beside its own."""
+    METHODS[make.__name__] = make
+    run_app.command()(joined(Options, make, lambda options, own: _run(make.__name__, options, make(**own))))
+    return make
+
+
+@method
 def grid(
-    options: Options,
     axis: Annotated[
         list[str] | None,
         typer.Option(
@@ -35,29 +54,27 @@ def grid(
             "Categorical and integer hyperparameters without it take all their values.",
         ),
     ] = None,
-) -> None:
+) -> Method:
     """Try every combination of values."""
     from openhpo.samplers import Grid
 
-    _run("grid", options, Grid(axes_of(axis)))
+    return Method(Grid(axes_of(axis)))
 
 
-@run_app.command()
-@with_options
-def random(options: Options) -> None:
+@method
+def random() -> Method:
     """Draw configurations at random, each independent of the others."""
     from openhpo.samplers import Random
 
-    _run("random", options, Random())
+    return Method(Random())
 
 
-@run_app.command()
-@with_options
-def sobol(options: Options) -> None:
+@method
+def sobol() -> Method:
     """Fill the space evenly with a quasi-random sequence; best with 16, 32, 64, ... trials."""
     from openhpo.samplers import Sobol
 
-    _run("sobol", options, Sobol())
+    return Method(Sobol())
 
 
 SamplerOption = Annotated[str, typer.Option(metavar="NAME", help="What to try: random, sobol or grid.")]
@@ -68,62 +85,52 @@ MinStepsOption = Annotated[int, typer.Option(help="Steps of the first rung (r)."
 FactorOption = Annotated[int, typer.Option(help="One trial in so many goes on to the next rung (eta).")]
 
 
-@run_app.command()
-@with_options
+@method
 def halving(
-    options: Options,
     sampler: SamplerOption = "random",
     axis: AxisOption = None,
     min_steps: MinStepsOption = 1,
     reduction_factor: FactorOption = 3,
-) -> None:
+) -> Method:
     """Successive halving: train all a little, the best third further, and so on. Waits for each rung."""
     from openhpo.engines import SuccessiveHalving
 
-    _run("halving", options, sampler_of(sampler, axis), lambda steps: SuccessiveHalving(steps, min_steps, reduction_factor))
+    return Method(sampler_of(sampler, axis), lambda steps: SuccessiveHalving(steps, min_steps, reduction_factor))
 
 
-@run_app.command()
-@with_options
+@method
 def asha(
-    options: Options,
     sampler: SamplerOption = "random",
     axis: AxisOption = None,
     min_steps: MinStepsOption = 1,
     reduction_factor: FactorOption = 3,
     early_stopping_rate: Annotated[int, typer.Option(help="Leave out so many of the lowest rungs (s).")] = 0,
     stopping: Annotated[bool, typer.Option(help="Stop trials at rungs instead of pausing and promoting them.")] = False,
-) -> None:
+) -> Method:
     """Asynchronous successive halving: promote the best third of each rung as soon as it is known. Nobody waits."""
     from openhpo.engines import ASHA
 
-    _run(
-        "asha",
-        options,
+    return Method(
         sampler_of(sampler, axis),
         lambda steps: ASHA(steps, min_steps, reduction_factor, early_stopping_rate, stopping=stopping),
     )
 
 
-@run_app.command()
-@with_options
+@method
 def hyperband(
-    options: Options,
     sampler: SamplerOption = "random",
     axis: AxisOption = None,
     min_steps: MinStepsOption = 1,
     reduction_factor: FactorOption = 3,
-) -> None:
+) -> Method:
     """Hyperband: successive halving with several compromises between many short and few long trials."""
     from openhpo.engines import Hyperband
 
-    _run("hyperband", options, sampler_of(sampler, axis), lambda steps: Hyperband(steps, min_steps, reduction_factor))
+    return Method(sampler_of(sampler, axis), lambda steps: Hyperband(steps, min_steps, reduction_factor))
 
 
-@run_app.command()
-@with_options
+@method
 def matching(
-    options: Options,
     sampler: SamplerOption = "random",
     axis: AxisOption = None,
     checkpoint: Annotated[
@@ -134,38 +141,32 @@ def matching(
     threshold: Annotated[
         float, typer.Option(help="Stop where the predicted end ranks below this part of the recorded ones.")
     ] = 0.5,
-) -> None:
+) -> Method:
     """Learning curve matching: stop trials that look like recorded ones that ended badly."""
     from openhpo.engines import LearningCurveMatching
 
-    _run(
-        "matching",
-        options,
+    return Method(
         sampler_of(sampler, axis),
         lambda steps: LearningCurveMatching(steps, checkpoint, accumulation=accumulation, threshold=threshold),
     )
 
 
-@run_app.command()
-@with_options
+@method
 def median(
-    options: Options,
     sampler: SamplerOption = "random",
     axis: AxisOption = None,
     grace: Annotated[int, typer.Option(help="The first step at which a trial may be stopped.")] = 1,
     interval: Annotated[int, typer.Option(help="Steps between two looks.")] = 1,
     startup: Annotated[int, typer.Option(help="Trials that have to be complete before any is stopped.")] = 5,
-) -> None:
+) -> Method:
     """Median stopping: stop trials that are worse than the completed ones were on average by then."""
     from openhpo.engines import MedianStopping
 
-    _run("median", options, sampler_of(sampler, axis), lambda steps: MedianStopping(steps, grace, interval, startup))
+    return Method(sampler_of(sampler, axis), lambda steps: MedianStopping(steps, grace, interval, startup))
 
 
-@run_app.command()
-@with_options
+@method
 def pbt(
-    options: Options,
     sampler: SamplerOption = "random",
     axis: AxisOption = None,
     interval: Annotated[int, typer.Option(help="Steps between two decisions of a member.")] = 1,
@@ -180,13 +181,11 @@ def pbt(
         list[str] | None,
         typer.Option(metavar="NAME", help="A hyperparameter that may change in training.", show_default="every Float"),
     ] = None,
-) -> None:
+) -> Method:
     """Population based training: --trials members train side by side; the worst copy the best, with changed hyperparameters."""
     from openhpo.engines import PopulationBased
 
-    _run(
-        "pbt",
-        options,
+    return Method(
         sampler_of(sampler, axis),
         lambda steps: PopulationBased(steps, interval, quantile, factor or (0.8, 1.2), resample, mutate),
     )
@@ -249,7 +248,14 @@ def search(method: str, options: Options, sampler: Sampler, engine: Callable[[in
     return run(
         app.train,
         app.space.fix({name: value_of(text) for name, text in pairs(options.set, "--set").items()}),
-        _objective(app, options),
+        objective_of(
+            app.objective,
+            f", or `objective` in {options.app}",
+            options.maximize,
+            options.minimize,
+            options.require,
+            options.derive,
+        ),
         engine=(engine or Full)(steps),
         sampler=sampler,
         trials=options.trials,
@@ -270,11 +276,11 @@ def search(method: str, options: Options, sampler: Sampler, engine: Callable[[in
     )
 
 
-def _run(method: str, options: Options, sampler: Sampler, engine: Callable[[int], Engine] | None = None) -> None:
+def _run(name: str, options: Options, chosen: Method) -> None:
     """Search, and let rank 0 say what was found."""
     from openhpo.actors import launched_rank
 
-    result = search(method, options, sampler, engine)
+    result = search(name, options, chosen.sampler, chosen.engine)
     if launched_rank() != 0:
         return
     if options.json:
@@ -285,19 +291,36 @@ def _run(method: str, options: Options, sampler: Sampler, engine: Callable[[int]
         raise typer.Exit(1)
 
 
-def _objective(app: App, options: Options) -> Objective:
+def objective_of(
+    known: Objective | None,
+    where: str,
+    maximize: str | None,
+    minimize: str | None,
+    require: list[str] | None,
+    derive: list[str] | None,
+) -> Objective:
+    """What to optimise.
+
+    Args:
+        known: What the app or the study says of it.
+        where: Where else it could be said.
+        maximize: The option of that name, which wins; so with those that follow.
+        minimize: The same.
+        require: What is required besides.
+        derive: Metrics that are computed besides.
+
+    Raises:
+        UserError: Nobody says, or both directions are asked for.
+    """
     from openhpo.objective import Maximize, Minimize
 
-    if options.maximize and options.minimize:
+    if maximize and minimize:
         raise UserError("give --maximize or --minimize, not both")
-    derived = pairs(options.derive, "--derive")
-    if options.maximize:
-        return Maximize(options.maximize, options.require or (), derived)
-    if options.minimize:
-        return Minimize(options.minimize, options.require or (), derived)
-    if app.objective is None:
-        raise UserError(f"say what to optimise: --maximize METRIC or --minimize METRIC, or `objective` in {options.app}")
-    if options.require or derived:
-        given = app.objective
-        return type(given)(given.metric, [*given.require, *(options.require or [])], {**given.derived, **derived})
-    return app.objective
+    required, derived = require or [], pairs(derive, "--derive")
+    if maximize:
+        return Maximize(maximize, required, derived)
+    if minimize:
+        return Minimize(minimize, required, derived)
+    if known is None:
+        raise UserError(f"say what to optimise: --maximize METRIC or --minimize METRIC{where}")
+    return type(known)(known.metric, [*known.require, *required], {**known.derived, **derived})

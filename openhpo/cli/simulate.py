@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from openhpo.cli.console import console
-from openhpo.cli.options import Options, pairs, value_of
-from openhpo.cli.run import run_app, sampler_of
+from openhpo.cli.inspect import JsonOption
+from openhpo.cli.options import (
+    DeriveOption,
+    MaximizeOption,
+    MinimizeOption,
+    RequireOption,
+    SeedOption,
+    TrialsOption,
+    joined,
+    value_of,
+)
+from openhpo.cli.run import METHODS, Method, objective_of
 from openhpo.errors import UserError
 
 if TYPE_CHECKING:
-    from openhpo.engines import Engine
-    from openhpo.objective import Objective
     from openhpo.recorded import Plan, Prediction, Recording
-    from openhpo.samplers import Sampler
 
 simulate_app = typer.Typer(
     help="Predict how long a study takes, and what it costs, on numbers of ranks: openhpo simulate SOURCE METHOD.",
     no_args_is_help=True,
     subcommand_metavar="METHOD ...",
 )
-SHARED = ("trials", "maximize", "minimize", "require", "derive", "seed", "json")  # the options of `openhpo run` that count here
 
 
 @simulate_app.callback()
@@ -54,10 +59,17 @@ def from_source(
 class Wanted:
     """What is to be predicted, and what the source does not say."""
 
+    context: typer.Context  # holds the source
     ranks: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of ranks, such as 16,64,256.")]
+    trials: TrialsOption = None
     steps: Annotated[
         int | None, typer.Option(help="Steps a trial trains for.", show_default="as in the study, or all that are recorded")
     ] = None
+    maximize: MaximizeOption = None
+    minimize: MinimizeOption = None
+    require: RequireOption = None
+    derive: DeriveOption = None
+    seed: SeedOption = 0
     ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Count nodes, too, with so many ranks each.")] = None
     pace: Annotated[
         str | None,
@@ -95,110 +107,35 @@ class Wanted:
         int, typer.Option(help="The step of a curve's first value in JSON and NPZ; 0 for a value before training.")
     ] = 1
     plot: Annotated[str | None, typer.Option(metavar="FILE", help="Draw the prediction, as .png or .pdf.")] = None
+    json: JsonOption = False
 
 
-class Method(NamedTuple):
-    """A method with its options.
-
-    Attributes:
-        name: Its name.
-        sampler: What it would try.
-        engine: Makes the engine from the number of steps of a trial.
-    """
-
-    name: str
-    sampler: Sampler
-    engine: Callable[[int], Engine]
-
-
-def method_of(name: str, own: Mapping[str, Any]) -> Method:
-    """A method with the options that its command in `openhpo run` declares."""
-    from openhpo import engines as e
-
-    makers: dict[str, Callable[[int], Engine]] = {
-        "halving": lambda steps: e.SuccessiveHalving(steps, own["min_steps"], own["reduction_factor"]),
-        "asha": lambda steps: e.ASHA(
-            steps, own["min_steps"], own["reduction_factor"], own["early_stopping_rate"], stopping=own["stopping"]
-        ),
-        "hyperband": lambda steps: e.Hyperband(steps, own["min_steps"], own["reduction_factor"]),
-        "matching": lambda steps: e.LearningCurveMatching(
-            steps, own["checkpoint"], accumulation=own["accumulation"], threshold=own["threshold"]
-        ),
-        "median": lambda steps: e.MedianStopping(steps, own["grace"], own["interval"], own["startup"]),
-        "pbt": lambda steps: e.PopulationBased(
-            steps, own["interval"], own["quantile"], own["factor"] or (0.8, 1.2), own["resample"], own["mutate"]
-        ),
-    }
-    sampler = sampler_of(own["sampler"], own["axis"]) if "sampler" in own else sampler_of(name, own.get("axis"))
-    return Method(name, sampler, makers.get(name, e.Full))
-
-
-# ---- the commands
-
-
-def _register(command: Callable[..., None]) -> None:
+def _offer(name: str, make: Callable[..., Method]) -> None:
     """Offer a method of `openhpo run` here, with its own options and those of a prediction."""
-    others = {field.name for field in fields(Options)}
-    own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name not in others]
-    shared, wanted = (_parameters(kind) for kind in (Options, Wanted))
-    parameters = [
-        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
-        *wanted[:1],
-        *(parameter for parameter in shared if parameter.name == "trials"),
-        *own,
-        *(parameter for parameter in shared if parameter.name in SHARED[1:]),
-        *wanted[1:],
-    ]
-
-    def wrapper(context: typer.Context, **values: Any) -> None:
-        given = Options(app=context.obj, **{name: values[name] for name in SHARED})
-        asked = Wanted(**{field.name: values[field.name] for field in fields(Wanted)})
-        method = method_of(command.__name__, {parameter.name: values[parameter.name] for parameter in own})
-        simulate(method, given, asked)
-
-    wrapper.__name__ = command.__name__
-    wrapper.__doc__ = command.__doc__
-    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    simulate_app.command()(wrapper)
+    simulate_app.command(name)(joined(Wanted, make, lambda asked, own: simulate(name, make(**own), asked)))
 
 
-def _parameters(kind: type[Any]) -> list[inspect.Parameter]:
-    """The fields of a class of options, as a command's parameters."""
-    hints = get_type_hints(kind, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(kind)
-    ]
+for _name, _make in METHODS.items():
+    _offer(_name, _make)
 
 
-for _command in run_app.registered_commands:
-    assert _command.callback is not None
-    _register(_command.callback)
-
-
-def simulate(method: Method, given: Options, asked: Wanted) -> None:
+def simulate(name: str, method: Method, asked: Wanted) -> None:
     """Predict, and print what was predicted."""
     from openhpo.cli.plots import pyplot
 
     ranks = numbers_of(asked.ranks)
     if asked.plot is not None:
         pyplot()  # what is missing is missed now
-    recording = recording_of(given.app, asked)
-    plan, notes = plan_of(recording, method, given, asked)
+    recording = recording_of(asked.context.obj, asked)
+    plan, notes = plan_of(recording, method, asked)
     plan.study()  # the same of the rest
-    if given.json:
+    if asked.json:
         predictions = [plan.predict(count, asked.ranks_per_node) for count in ranks]
-        print(json.dumps(as_dict(plan, method, predictions, notes), indent=2))
+        print(json.dumps(as_dict(plan, name, predictions, notes), indent=2))
     else:
-        predictions = show(plan, method, ranks, asked.ranks_per_node, notes)
+        predictions = show(plan, name, ranks, asked.ranks_per_node, notes)
     if asked.plot is not None:
-        print(f"figure: {draw(predictions, f'{method.name} on {recording.source}', Path(asked.plot))}", file=sys.stderr)
+        print(f"figure: {draw(predictions, f'{name} on {recording.source}', Path(asked.plot))}", file=sys.stderr)
 
 
 def numbers_of(text: str) -> list[int]:
@@ -239,41 +176,21 @@ def recording_of(source: str, asked: Wanted) -> Recording:
     return read_table(source, layout).timed(seconds, asked.setup)
 
 
-def plan_of(recording: Recording, method: Method, given: Options, asked: Wanted) -> tuple[Plan, list[str]]:
+def plan_of(recording: Recording, method: Method, asked: Wanted) -> tuple[Plan, list[str]]:
     """The study to predict, and what has to be said of it."""
+    from openhpo.engines import Full
     from openhpo.recorded import Candidates, Plan
     from openhpo.samplers import Grid
 
-    objective = objective_of(recording, given)
+    there = f"; {recording.source} has {', '.join(recording.metrics)}"
+    objective = objective_of(recording.objective, there, asked.maximize, asked.minimize, asked.require, asked.derive)
     steps = asked.steps
     if steps is None:
         steps = recording.longest if recording.steps is None else min(recording.steps, recording.longest)
-    engine, grid = method.engine(steps), method.sampler if isinstance(method.sampler, Grid) else None
+    engine, grid = (method.engine or Full)(steps), method.sampler if isinstance(method.sampler, Grid) else None
     candidates = Candidates(recording, objective, steps, forks=engine.forks, axes=grid.axes if grid else None)
-    plan = Plan(candidates, objective, engine, given.trials, grid is not None, given.seed, asked.fetch)
+    plan = Plan(candidates, objective, engine, asked.trials, grid is not None, asked.seed, asked.fetch)
     return plan, notes_of(plan, steps)
-
-
-def objective_of(recording: Recording, given: Options) -> Objective:
-    """What is optimised.
-
-    Raises:
-        UserError: Nobody says.
-    """
-    from openhpo.objective import Maximize, Minimize
-
-    if given.maximize and given.minimize:
-        raise UserError("give --maximize or --minimize, not both")
-    require, derived = given.require or [], pairs(given.derive, "--derive")
-    if given.maximize:
-        return Maximize(given.maximize, require, derived)
-    if given.minimize:
-        return Minimize(given.minimize, require, derived)
-    known = recording.objective
-    if known is None:
-        there = ", ".join(recording.metrics)
-        raise UserError(f"say what to optimise: --maximize METRIC or --minimize METRIC; {recording.source} has {there}")
-    return type(known)(known.metric, [*known.require, *require], {**known.derived, **derived})
 
 
 def notes_of(plan: Plan, steps: int) -> list[str]:
@@ -309,12 +226,12 @@ def times_of(plan: Plan) -> str:
 # ---- what is shown
 
 
-def as_dict(plan: Plan, method: Method, predictions: Sequence[Prediction], notes: Sequence[str]) -> dict[str, Any]:
+def as_dict(plan: Plan, name: str, predictions: Sequence[Prediction], notes: Sequence[str]) -> dict[str, Any]:
     """A prediction in plain JSON."""
     recording = plan.candidates.recording
     return {
         "source": recording.source,
-        "method": method.name,
+        "method": name,
         "objective": str(plan.objective),
         "max_steps": plan.engine.max_steps,
         "recorded": len(recording.configs),
@@ -324,9 +241,7 @@ def as_dict(plan: Plan, method: Method, predictions: Sequence[Prediction], notes
     }
 
 
-def show(
-    plan: Plan, method: Method, ranks: Sequence[int], ranks_per_node: int | None, notes: Sequence[str]
-) -> list[Prediction]:
+def show(plan: Plan, name: str, ranks: Sequence[int], ranks_per_node: int | None, notes: Sequence[str]) -> list[Prediction]:
     """Print a row for each number of ranks as soon as it is known."""
     from rich import box
     from rich.live import Live
@@ -334,10 +249,10 @@ def show(
     from rich.table import Table
 
     nodes = ["node-\nhours"] if ranks_per_node else []
-    title = f"{method.name} on {plan.candidates.recording.source}, {plan.objective}"
+    title = f"{name} on {plan.candidates.recording.source}, {plan.objective}"
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("ranks", "makespan", "rank-\nhours", *nodes, "utilised", "trials", "steps", "best"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for head in ("ranks", "makespan", "rank-\nhours", *nodes, "utilised", "trials", "steps", "best"):
+        table.add_column(head, justify="right", no_wrap=True)
     out, found = console(), []
     with Live(table, console=out, auto_refresh=False) as live:
         for count in ranks:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from openhpo.actors import Actor
-from openhpo.actors.simulated import Simulation
 from openhpo.engines import Engine
 from openhpo.hyperparameters import Config
 from openhpo.objective import Objective
-from openhpo.protocol import COORDINATOR, TRAINER
 from openhpo.recorded.candidates import AGAIN, Candidates, Recorded
-from openhpo.replaying import Planner, ReplayTrainer, Simulated
-from openhpo.stages import Stage, StateName
+from openhpo.replaying import Simulated, simulate
 from openhpo.study import Study
 
 HOUR = 3600.0
@@ -97,24 +92,17 @@ class Plan:
         Args:
             ranks: How many train; the first of them coordinates too.
         """
-        made: list[Study] = []
-        trainers: list[ReplayTrainer] = []
-
-        def make() -> Study:
-            made.append(self.study())
-            return made[0]
-
-        planner = Planner(make, trainers)
-
-        def cast(rank: int, size: int) -> Mapping[str, Actor]:
-            trainers.append(SettingUp(self.candidates, self.fetch))
-            trainer: dict[str, Actor] = {TRAINER: trainers[-1]}
-            return {COORDINATOR.name: planner, **trainer} if rank == COORDINATOR.rank else trainer
-
-        Simulation(cast, ranks, seed=self.seed).run()
-        makespan, busy = trainers[0].ended, sum(trainer.busy for trainer in trainers)
-        dry = makespan if planner.dry is None else planner.dry
-        return Simulated(makespan, busy, ranks, dry, busy if planner.dry is None else planner.busy_until_dry, made[0])
+        candidates = self.candidates
+        return simulate(
+            self.study,
+            candidates.curve,
+            candidates.pace,
+            ranks,
+            fetch=self.fetch,
+            seed=self.seed,
+            setup=candidates.setup,
+            warmup=candidates.recording.warmup,
+        )
 
     def predict(self, ranks: int, ranks_per_node: int | None = None) -> Prediction:
         """What it comes to on so many ranks."""
@@ -135,30 +123,3 @@ class Plan:
             best_step=None if best is None else best.step,
             config=None if best is None else {name: value for name, value in best.config.items() if name != AGAIN},
         )
-
-
-class SettingUp(ReplayTrainer):
-    """Lets the time of a set-up go by, too, wherever a trainer would call the training function.
-
-    That is at the start of every stage, but for one that goes on where this rank's last one has come to rest.
-    """
-
-    def __init__(self, candidates: Candidates, fetch: float) -> None:
-        super().__init__(candidates.curve, candidates.pace, fetch)
-        self._candidates = candidates
-        self._warm = False
-        self._alive: tuple[StateName, Config] | None = None  # what the training function was left with
-
-    def _begin(self, model: bytes, delay: float = 0.0) -> None:
-        stage = self._stage
-        assert stage is not None
-        setup = 0.0 if self._alive == (stage.before, stage.config) else self._candidates.setup(stage.config)
-        if not self._warm:
-            setup += self._candidates.recording.warmup
-        self._warm, self._alive = True, None
-        super()._begin(model, delay + setup)
-        self.busy += setup
-
-    def _end(self, stage: Stage, *, kept: bool) -> None:
-        self._alive = (stage.after, stage.config) if kept else None
-        super()._end(stage, kept=kept)
