@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from openhpo.course import Course
 from openhpo.engines import Engine, Request
 from openhpo.errors import UserError
+from openhpo.holdings import Holdings, Release
 from openhpo.hyperparameters import Config
 from openhpo.keyed import KeyedGenerator
 from openhpo.objective import NO_SCORE, Objective, Score, objective_of
@@ -71,20 +72,6 @@ class Change(NamedTuple):
     forked: bool
     config: Config
     error: str
-
-
-class Release(NamedTuple):
-    """A state that nobody can need any more.
-
-    Attributes:
-        state: Its name.
-        ranks: Who holds it.
-        file: Its checkpoint; empty where there is none.
-    """
-
-    state: StateName
-    ranks: tuple[int, ...]
-    file: str
 
 
 @dataclass(slots=True)
@@ -150,8 +137,7 @@ class Study:
         self._planned = 0  # of those, the ones whose place in the tree is known
         self._frontier = Frontier()
         self._running: dict[int, Run] = {}
-        self._states: dict[StateName, Node] = {}  # the nodes whose end states lie somewhere
-        self._consumed: dict[StateName, Node] = {}  # and those whose end states a running stage has gone on from
+        self._holdings = Holdings()
         self._runs: dict[Node, Run] = {}
         self._again: set[Node] = set()  # nodes that are being trained again for their state
         self._stages = 0
@@ -161,7 +147,6 @@ class Study:
         self.at_rest = 0  # those, and the ones that have come as far as their method had them go
         self.failed = 0
         self._changes: list[Change] = []
-        self._releases: list[Release] = []
 
     def extend(self, trials: int) -> None:
         """Let more trials follow.
@@ -235,7 +220,7 @@ class Study:
         walker.goal, walker.priority = request.stop, request.priority
         trial.state = State.RUNNING
         self._walk(walker)
-        self._let_go(before)
+        self._holdings.let_go(before)
 
     def _fork(self, walker: Walker, donor: Walker, config: Config | None) -> None:
         """Go on with the model of another trial, from where that one last rested."""
@@ -278,9 +263,7 @@ class Study:
         )
         self._stages += 1
         if held and not keep:
-            parent.let_go(worker)  # training goes on with it
-            if not parent.available and parent.state is not None:
-                self._consumed[parent.state] = self._states.pop(parent.state)
+            self._holdings.consume(parent, worker)
         run = Run(stage, node, node.start)
         self._running[stage.id] = run
         if again:
@@ -381,7 +364,7 @@ class Study:
     def _move(self, walker: Walker, node: Node) -> None:
         before, walker.leaf = walker.leaf, node
         if before.available or before.anchor is not None:
-            self._let_go(before)
+            self._holdings.let_go(before)
 
     def _was_split(self, upper: Node, lower: Node) -> None:
         run = self._runs.get(lower)
@@ -437,18 +420,7 @@ class Study:
         if walker.goal >= 0:
             walker.goal = -1
             walker.leaf.claims -= 1
-            self._let_go(walker.leaf)
-
-    def _let_go(self, node: Node) -> None:
-        """Release a state that nobody can need."""
-        if node.parent is None or node.needed():
-            return
-        if node.state is not None and node.available:
-            self._releases.append(Release(node.state, tuple(sorted(node.holders)), node.file))
-            self._states.pop(node.state, None)
-            node.holders = ()
-            node.file = ""
-        self._unmoor(node)
+            self._holdings.let_go(walker.leaf)
 
     # ---- what happened
 
@@ -535,35 +507,11 @@ class Study:
             if run.step < node.stop:
                 node = self._cut_short(run)
             if kept and stage.park:
-                self._place(node, stage.after)
-                node.holders = (stage.ranks[0],)
-            self._moor(node, parent)
+                self._holdings.hold(node, stage.after, stage.ranks[0])
+            self._holdings.moor(node, parent)
             self._complete(node)
-            self._let_go(node)
-        self._let_go(parent)
-
-    def _place(self, node: Node, state: StateName) -> None:
-        """A node's end state lies somewhere, under that name from now on."""
-        if node.state is not None and node.state != state:
-            if node.available:
-                self._releases.append(Release(node.state, tuple(sorted(node.holders)), node.file))
-            self._states.pop(node.state, None)
-            node.holders, node.file = (), ""
-        node.state = state
-        self._states[state] = node
-
-    def _moor(self, node: Node, parent: Node) -> None:
-        """A state lies in memory alone: keep the checkpoint that it would be made from again, if need be."""
-        anchor = parent if parent.file else parent.anchor
-        if anchor is not None and not node.file and node.anchor is None:
-            node.anchor = anchor
-            anchor.loans += 1
-
-    def _unmoor(self, node: Node) -> None:
-        anchor, node.anchor = node.anchor, None
-        if anchor is not None:
-            anchor.loans -= 1
-            self._let_go(anchor)
+            self._holdings.let_go(node)
+        self._holdings.let_go(parent)
 
     def _cut_short(self, run: Run) -> Node:
         """A stage ended before its last step: return what is done of it; the rest waits for whoever still wants it."""
@@ -626,7 +574,7 @@ class Study:
                 walker.trial.error = error
                 self._rest(walker, State.FAILED)
         if node.parent is not None:
-            self._let_go(node.parent)
+            self._holdings.let_go(node.parent)
 
     def _fail_heirs(self, node: Node, error: str) -> None:
         heirs, node.heirs = node.heirs, ()
@@ -658,7 +606,7 @@ class Study:
             if node.walkers or node.heirs:
                 self._offer(node)
         for node in passed:  # now that it is known what is made again from them
-            self._let_go(node)
+            self._holdings.let_go(node)
 
     def _part(self, run: Run, step: int) -> list[Node]:
         """Split the node that a stage is in, at a step that is reported; return the nodes that its trials were at before."""
@@ -672,22 +620,11 @@ class Study:
 
     def lost(self, state: StateName, rank: int | None = None) -> bool:
         """A rank does not hold a state any more; without one, its file is gone or damaged. Return whether it was there."""
-        node = self._states.get(state)
-        if node is None or not (node.file if rank is None else rank in node.holders):
-            return False
-        if rank is None:
-            node.file = ""
-        else:
-            node.let_go(rank)
-        if not node.available:
-            del self._states[state]
-        return True
+        return self._holdings.lost(state, rank)
 
     def left(self, rank: int | None = None) -> None:
         """A rank is gone, with all that it held in memory; without one, all of them are. Give back what it trained as well."""
-        for state, node in list(self._states.items()):
-            for holder in [rank] if rank is not None else sorted(node.holders):
-                self.lost(state, holder)
+        self._holdings.left(rank)
 
     def saved(self, state: StateName, rank: int, file: str, *, moved: bool = False) -> bool:
         """A rank has written a state to a checkpoint; return whether anybody can still need that.
@@ -698,22 +635,16 @@ class Study:
             file: The checkpoint.
             moved: Whether the state has left the rank's memory.
         """
-        node = self._states.get(state)
-        if moved:
-            if node is None or rank not in node.holders:
-                return False
-            node.let_go(rank)
-        passed: list[Node] = []
-        node = node or self._consumed.get(state)
+        if moved and not self._holdings.moved(state, rank):
+            return False
+        node, passed = self._holdings.find(state), list[Node]()
         if node is None:
             node, passed = self._parted(state)
         if node is None:
             return False
-        self._place(node, state)
-        node.file = file
-        self._unmoor(node)
+        self._holdings.write(node, state, file)
         for other in passed:
-            self._let_go(other)
+            self._holdings.let_go(other)
         return True
 
     def _parted(self, state: StateName) -> tuple[Node | None, list[Node]]:
@@ -735,7 +666,7 @@ class Study:
     @property
     def checkpoints(self) -> dict[StateName, str]:
         """The files that states are to be found in."""
-        return {state: node.file for state, node in self._states.items() if node.file}
+        return self._holdings.checkpoints
 
     @property
     def issued(self) -> int:
@@ -749,8 +680,7 @@ class Study:
     def _settle(self, stage: Stage) -> Run:
         run = self._run_of(stage)
         del self._running[stage.id]
-        if stage.before is not None:
-            self._consumed.pop(stage.before, None)
+        self._holdings.consumed(stage.before)
         if stage.again:
             self._again.discard(run.node)
         return run
@@ -770,8 +700,7 @@ class Study:
 
     def releases(self) -> list[Release]:
         """The states that nobody can need any more, since the last call."""
-        found, self._releases = self._releases, []
-        return found
+        return self._holdings.releases()
 
     @property
     def finished(self) -> bool:
