@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import runpy
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from openhpo.errors import UserError
@@ -70,12 +73,25 @@ def _gaudi(local_rank: int) -> Device | None:
 
 
 def _cuda(local_rank: int) -> Device | None:
-    if importlib.util.find_spec("torch") is None:
+    if "torch" not in sys.modules and not _has_gpu_torch():
         return None
     import torch
 
     count = torch.cuda.device_count()
     return TorchDevice(f"cuda:{local_rank % count}") if count else None
+
+
+def _has_gpu_torch() -> bool:
+    """Whether torch is installed, and built for GPUs; known without loading it, which takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    version = Path(spec.origin).with_name("version.py")
+    try:
+        build = runpy.run_path(str(version))
+    except OSError:
+        return True  # its import will tell
+    return any(build.get(kind) is not None for kind in ("cuda", "hip"))
 
 
 def _cpu(local_rank: int) -> Device | None:

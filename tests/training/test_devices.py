@@ -10,6 +10,8 @@ import torch
 import openhpo as hpo
 from openhpo.training.devices import choose_device
 
+from ..conftest import finished
+
 
 @pytest.fixture
 def gaudi(monkeypatch):
@@ -40,6 +42,12 @@ class Recorder:
 def test_without_an_accelerator_the_cpu_is_taken():
     assert choose_device("auto", 3).name == "cpu"
     assert choose_device("cpu", 0).name == "cpu"
+
+
+def test_a_torch_that_is_built_for_cpus_alone_is_not_loaded_to_find_a_gpu():
+    look = "import sys; from openhpo.training.devices import choose_device; print(choose_device('auto', 0).name)"
+    done = finished([sys.executable, "-c", f"{look}; print('torch' in sys.modules)"])
+    assert done.stdout.split() == ["cpu", str(torch.version.cuda is not None)], done.stderr
 
 
 def test_gpus_are_dealt_out_by_the_place_on_the_node(monkeypatch):
