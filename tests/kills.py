@@ -16,21 +16,24 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy
 
 import openhpo as hpo
+from apps import digits_mlp
 from openhpo.resume import replay
 from openhpo.scheduler import Scheduler
 from openhpo.storage import schema
 
+from . import steps
 from .environment import INHERITED, MPI_ENVIRONMENT
 
 ROOT = Path(__file__).parent.parent
 APP = """
 import json, os
 from pathlib import Path
-from apps.digits_mlp import max_steps, objective, space, train
+TRAINING
 from openhpo.actors.actor import Handler
 from openhpo.protocol import Accepted
 from openhpo.trainer import Trainer
@@ -45,6 +48,8 @@ def noted(self, message, sender):
 
 Trainer.handlers[Accepted] = Handler(noted, False)
 """
+NETWORKS = "from apps.digits_mlp import max_steps, objective, space, train"
+STEPS = "from tests.steps import lasting, max_steps, objective, space; train = lasting({seconds:g})"
 METHODS = {  # options, and what makes the same study
     "grid": (["--axis", "lr=3", "--axis", "momentum=2", "--set", "width=64", "--set", "batch=128", "--steps", "3"], None),
     "random": (["--trials", "10", "--steps", "3"], lambda: (hpo.Full(3), hpo.Random(), 10)),
@@ -72,14 +77,19 @@ class Runs:
         self.study = folder / "study"
         self.notes = folder / "notes"
         self.notes.mkdir(parents=True)
-        app = folder / "noting.py"
-        app.write_text(APP)
-        self._command = ["-m", "openhpo", "run", method, str(app), *METHODS[method][0], "--study", str(self.study)]
+        self._app = folder / "noting.py"
+        self.train()
+        self._command = ["-m", "openhpo", "run", method, str(self._app), *METHODS[method][0], "--study", str(self.study)]
         self._start = [str(python.parent / "mpiexec"), *launcher]
         self._python = str(python)
         self._environment = {**INHERITED, **environment, "NOTES": str(self.notes), "PYTHONPATH": str(ROOT)}
         self.errors = folder / "errors.txt"
         self._supervised = False
+
+    def train(self, seconds: float | None = None) -> None:
+        """Train small networks on digits; with a number of seconds, have each step take so long and nothing else."""
+        self._app.write_text(APP.replace("TRAINING", NETWORKS if seconds is None else STEPS.format(seconds=seconds)))
+        self.searched: Any = digits_mlp if seconds is None else steps
 
     def supervised(self) -> None:
         """From now on, start by `openhpo run --ranks` instead of the launcher."""
@@ -213,11 +223,8 @@ def kill_trainers(runs: Runs, rng: random.Random) -> int:
 
 def check_legal(runs: Runs, method: str) -> None:
     """The decisions in the file are those that the method takes from its reports."""
-    sys.path.insert(0, str(ROOT))
-    from apps.digits_mlp import objective, space
-
     engine, sampler, trials = METHODS[method][1]()
-    study = hpo.Study(space, objective, engine=engine, sampler=sampler, trials=trials)
+    study = hpo.Study(runs.searched.space, runs.searched.objective, engine=engine, sampler=sampler, trials=trials)
     replay(hpo.load(runs.study).tables, Scheduler(study))
 
 

@@ -26,6 +26,7 @@ from .test_studies import eventually
 SPACE = hpo.Space({"x": hpo.Float((0.0, 1.0))})
 
 SLOW = """
+    import os
     import time
     import numpy
     import openhpo as hpo
@@ -38,7 +39,7 @@ SLOW = """
         w = numpy.zeros(3)
         trial.track(w=w)
         while True:
-            time.sleep(0.05)  # what a step costs
+            time.sleep(float(os.environ.get("COST", "0.05")))  # what a step takes
             w += trial["x"] * trial.rng.random(3)
             yield {"loss": float(w.sum())}
 """
@@ -114,22 +115,21 @@ def test_a_run_that_is_asked_to_stop_ends_in_order_and_its_continuation_repeats_
     stopped = hpo.load(study)
     assert stopped.phase == "suspended"
     assert hpo.Result(study).states == [hpo.State.SUSPENDED] * len(stopped.configs)
-    done = mpi.run(3, "-m", "openhpo", "run", "random", str(slow), "--trials", "6", "--study", str(study))
+    command = ["-m", "openhpo", "run", "random", str(slow), "--trials", "6"]
+    done = mpi.run(3, *command, "--study", str(study), COST="0")
     assert done.returncode == 0, done.stderr
     result = hpo.load(study)
     assert result.phase == "finished"
     assert len(result.tables.reports) == 6 * 25
     assert not result.tables.stages["again"].any()
-    calm = finished(
-        [str(mpi.python), "-m", "openhpo", "run", "random", str(slow), "--trials", "6", "--study", "calm"], cwd=slow.parent
-    )
+    calm = finished([str(mpi.python), *command, "--study", "calm"], environment={"COST": "0"}, cwd=slow.parent)
     assert calm.returncode == 0, calm.stderr
     assert numpy.array_equal(hpo.load(slow.parent / "calm").curves(), result.curves())
 
 
 def test_a_second_interrupt_leaves_at_once_and_what_was_acknowledged_is_there(tmp_path):
     app = tmp_path / "hanging.py"
-    app.write_text(textwrap.dedent(SLOW).replace("time.sleep(0.05)", "time.sleep(0.05 if trial.step < 5 else 3600)"))
+    app.write_text(textwrap.dedent(SLOW).replace("time.sleep(", "time.sleep(3600 if trial.step == 5 else "))
     command = [sys.executable, "-m", "openhpo", "run", "random", str(app), "--trials", "2", "--study", str(tmp_path / "study")]
     environment = {**INHERITED, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import textwrap
-from time import monotonic
+from time import monotonic, sleep
 
 import h5py
 import numpy
@@ -124,6 +124,7 @@ def eventually(look, deadline=60):
         found = look()
         if found is not None:
             return found
+        sleep(0.01)  # what it waits for needs the core
     raise AssertionError(f"not within {deadline} s")
 
 

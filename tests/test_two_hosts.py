@@ -165,7 +165,7 @@ def running(study):
 def ended(process, hosts):
     """Wait until the run is over and nothing of it is left on the near host; return its status."""
     status = process.wait(ENDING)
-    until(lambda: not hosts.programs(hosts.near), ENDING, "nothing is left on the near host")
+    until(lambda: not hosts.programs(hosts.near), ENDING, "nothing is left on the near host", lambda: hosts.state(hosts.near))
     return status
 
 

@@ -55,11 +55,11 @@ def ip(*arguments: str) -> str:
     return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-def until(happens: Callable[[], object], seconds: float, what: str) -> float:
+def until(happens: Callable[[], object], seconds: float, what: str, told: Callable[[], object] = str) -> float:
     """Wait for something; return how long that took."""
     begin = time.monotonic()
     while not happens():
-        assert time.monotonic() - begin < seconds, f"not within {seconds:g} s: {what}"
+        assert time.monotonic() - begin < seconds, f"not within {seconds:g} s: {what} {told()}"
         time.sleep(0.05)
     return time.monotonic() - begin
 
@@ -120,6 +120,14 @@ class TwoHosts:
         shells = ("sh", "dash", "bash", "sleep")
         return [this for this in self.processes(name) if named(this) not in shells]
 
+    def state(self, name: str) -> str:
+        """What runs on a host, as text: each process with its rank, its state, where in the kernel it is and its command."""
+        found = [
+            f"{this}, rank {kills.rank_of(this)}, {state_of(this)}, {wchan(this)}: {named(this)}"
+            for this in self.programs(name)
+        ]
+        return "\n".join(["", *found])
+
     def ranks(self, name: str) -> dict[int, int]:
         """The ranks that run on a host, each with its process."""
         found = {kills.rank_of(this): this for this in self.processes(name)}
@@ -163,6 +171,14 @@ def state_of(process: int) -> str:
         return "X"
 
 
+def wchan(process: int) -> str:
+    """What it waits for in the kernel."""
+    try:
+        return Path(f"/proc/{process}/wchan").read_text()
+    except OSError:
+        return "gone"
+
+
 def named(process: int) -> str:
     """The name of its program; that of a shell for one that is gone."""
     try:
@@ -180,25 +196,6 @@ def two_hosts(folder: Path) -> Iterator[TwoHosts]:
         yield hosts
     finally:
         hosts.down()
-
-
-STEPS = """
-import time
-import numpy
-import openhpo as hpo
-
-space = hpo.Space({"x": hpo.Float((0.0, 1.0))})
-objective = hpo.Minimize("loss")
-max_steps = 10
-
-def train(trial):
-    w = numpy.zeros(1000)
-    trial.track(w=w)
-    while True:
-        time.sleep(SECONDS)  # what a step costs
-        w += trial["x"] * trial.rng.random(1000)
-        yield {"loss": float(w.sum())}
-"""
 
 
 class Study(kills.Runs):
@@ -228,12 +225,6 @@ class Study(kills.Runs):
         through_the_wire = {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": LINK}
         super().__init__(folder, python, method, [], {**environment, **through_the_wire})
         self._hosts, self._mpi, self._mpiexec, self._options = hosts, mpi, python.parent / "mpiexec", options
-
-    def train(self, seconds: float) -> None:
-        """Have each step take so long and nothing else, so that four ranks do not fight for two cores."""
-        app = self.study.parent / "noting.py"
-        steps = STEPS.replace("SECONDS", f"{seconds:g}")
-        app.write_text(app.read_text().replace("from apps.digits_mlp import max_steps, objective, space, train", steps))
 
     def start(self, ranks: int, *options: str) -> subprocess.Popen:
         """Start it on so many ranks: up to 2 are on the near host, 4 on both."""

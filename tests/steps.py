@@ -1,0 +1,25 @@
+"""An app whose steps take as long as is said, and compute next to nothing, so that many ranks do not fight for few cores."""
+
+import time
+
+import numpy
+
+import openhpo as hpo
+
+space = hpo.Space({"x": hpo.Float((0.0, 1.0))})
+objective = hpo.Minimize("loss")
+max_steps = 10
+
+
+def lasting(seconds):
+    """Training whose steps take so long."""
+
+    def train(trial):
+        w = numpy.zeros(1000)
+        trial.track(w=w)
+        while True:
+            time.sleep(seconds)
+            w += trial["x"] * trial.rng.random(1000)
+            yield {"loss": float(w.sum())}
+
+    return train
