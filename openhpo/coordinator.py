@@ -43,12 +43,13 @@ from openhpo.protocol import (
     Unfit,
     Welcome,
 )
-from openhpo.result import Result, load
-from openhpo.resume import replay
+from openhpo.result import Result
+from openhpo.resume import check_same, replay
 from openhpo.scheduler import Scheduler
 from openhpo.stages import Stage, State, StateName
 from openhpo.storage import StudyWriter, checkpoints, schema
-from openhpo.study import Best, Change, Study
+from openhpo.study import Change, Study
+from openhpo.view import Progress, View
 
 COMMIT = 0.025  # seconds: reports are answered when they are in the file, and between two flushes lies at least that
 FLUSH_SECONDS = 1.0  # at most so long lies between anything else that happens and the file
@@ -65,50 +66,6 @@ class Tick(Notice, frozen=True):
 
 class TimeUp(Notice, frozen=True):
     """The time limit is reached."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a study is.
-
-    Attributes:
-        trials: In total.
-        settled: That have ended, well or not, or come as far as their method had them go.
-        running: That train now.
-        failed: That raised.
-        steps: Reported so far.
-        rate: Steps a second, lately.
-        elapsed: Seconds since the start.
-        left: Estimated seconds to the end; None before anything is known.
-        trainers: Ranks that train.
-        best: The best trial so far.
-    """
-
-    trials: int
-    settled: int
-    running: int
-    failed: int
-    steps: int
-    rate: float
-    elapsed: float
-    left: float | None
-    trainers: int
-    best: Best | None
-
-
-class View(Protocol):
-    """Shows progress to whoever started the study."""
-
-    period: float  # seconds between updates
-
-    def show(self, progress: Progress) -> None:
-        """Called once a period, and when the study ends."""
-
-    def note(self, text: str) -> None:
-        """Say something that is not progress."""
-
-    def close(self) -> None:
-        """The study has ended, well or not."""
 
 
 class Hold(Protocol):
@@ -128,7 +85,7 @@ class MakeStudy(Protocol):
 
 
 @dataclass
-class Trainer:
+class Peer:
     """What the coordinator knows of a rank that trains."""
 
     address: Address
@@ -175,8 +132,8 @@ class Coordinator(Actor):
         self._claim = claim
         self._make_writer = make_writer
         self._hold: Hold | None = None
-        self._trainers: dict[int, Trainer] = {}
-        self._expelled: dict[int, Trainer] = {}  # ranks that were given up, and may come back
+        self._trainers: dict[int, Peer] = {}
+        self._expelled: dict[int, Peer] = {}  # ranks that were given up, and may come back
         self._pending: set[int] = set()  # ranks that have not said yet that they are suspended
         self._attempts: dict[int, int] = {}  # of trials that failed
         self._deaths: dict[int, int] = {}  # of ranks, by the trial that they trained
@@ -355,7 +312,7 @@ class Coordinator(Actor):
             return  # it is already over
         if sender.rank in self._trainers:
             self._lose(sender.rank, "it began anew")
-        self._trainers[sender.rank] = Trainer(sender, message.host, message.process, self.now())
+        self._trainers[sender.rank] = Peer(sender, message.host, message.process, self.now())
         text = json.dumps({"host": message.host, "device": message.device})
         self._writer.event(schema.READY, self._time(), rank=sender.rank, text=text)
         self._scheduler.join(sender.rank)
@@ -392,7 +349,7 @@ class Coordinator(Actor):
         if self._knows(sender):
             self._lose(sender.rank, message.why)
 
-    def _expel(self, trainer: Trainer) -> None:
+    def _expel(self, trainer: Peer) -> None:
         self._expelled[trainer.address.rank] = trainer
         self._lose(trainer.address.rank, f"it has not been heard of for {self._limits.lease:g} s")
 
@@ -668,43 +625,3 @@ class Coordinator(Actor):
             trainers=len(self._trainers),
             best=study.best,
         )
-
-
-def check_same(folder: Path, definition: Mapping[str, Any]) -> Result:
-    """Make sure that a folder holds this very study, but for the number of its trials; return it.
-
-    Raises:
-        UserError: It holds another one.
-    """
-    there = load(folder)
-    wanted = json.loads(json.dumps(definition))
-    keys = [key for key in {**wanted, **there.definition} if key != "trials"]
-    differing = [key for key in keys if wanted.get(key) != there.definition.get(key)]
-    if differing:
-        where, its, here = _difference(differing[0], there.definition.get(differing[0]), wanted.get(differing[0]))
-        raise UserError(
-            f"{folder} holds another study: its {where} is {_short(its)}, and here it is {_short(here)}. "
-            "Choose another --study, or remove that folder."
-        )
-    if wanted["trials"] < there.definition["trials"]:
-        raise UserError(
-            f"{folder} holds this study with {there.definition['trials']} trials, and here it has {wanted['trials']}. A study "
-            "may be given more trials, not fewer: --trials is the total. Choose another --study, or remove that folder."
-        )
-    return there
-
-
-def _difference(where: str, one: Any, other: Any) -> tuple[str, Any, Any]:
-    """The innermost place where two values differ, and what is there."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        key = next(key for key in {**other, **one} if one.get(key) != other.get(key))
-        return _difference(f"{where}: {key}", one.get(key), other.get(key))
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        place = next(place for place, (mine, theirs) in enumerate(zip(one, other, strict=True)) if mine != theirs)
-        return _difference(f"{where}, number {place + 1}", one[place], other[place])
-    return where, one, other
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 200 else text[:199] + "…"

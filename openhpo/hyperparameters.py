@@ -36,6 +36,8 @@ class Integer:
         """Raise UserError where no value is possible."""
         if not all(isinstance(bound, int) and not isinstance(bound, bool) for bound in self.bounds):
             raise UserError(f"the bounds {self.bounds} of an Integer have to be whole numbers; use Float for others")
+        for bound in self.bounds:
+            _check_width(bound)
         _check_bounds(self.bounds, self.log)
 
 
@@ -55,9 +57,16 @@ class Categorical:
         for choice in self.choices:
             if not isinstance(choice, bool | int | float | str):
                 raise UserError(f"the choice {choice!r} is neither a number, a text nor a truth value")
+            if isinstance(choice, int):
+                _check_width(choice)
 
 
 Hyperparameter: TypeAlias = Float | Integer | Categorical
+
+
+def _check_width(number: int) -> None:
+    if not -(1 << 63) <= number < 1 << 63:
+        raise UserError(f"{number} is beyond the whole numbers of 64 bits; search a Float, or its logarithm")
 
 
 def _check_bounds(bounds: Sequence[float], log: bool) -> None:

@@ -7,8 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from openhpo.coordinator import Progress, View
 from openhpo.launcher import TERMINAL
+from openhpo.view import Progress, View
 
 if TYPE_CHECKING:
     from openhpo.study import Best

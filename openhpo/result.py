@@ -15,7 +15,8 @@ from openhpo.errors import UserError, meant
 from openhpo.objective import NO_SCORE, Objective, Score
 from openhpo.stages import AT_REST, State
 from openhpo.storage import schema
-from openhpo.storage.reader import Tables, read, study_file
+from openhpo.storage.reader import read, study_file
+from openhpo.storage.tables import Tables
 from openhpo.study import Best
 
 _STATES = {f"{schema.TRIAL}{state.value}": state for state in AT_REST} | {schema.TRIAL_FORKED: State.RUNNING}
@@ -410,7 +411,7 @@ class Result:
             import pandas
 
             return pandas.DataFrame(columns)
-        return numpy.rec.fromarrays(list(columns.values()), names=list(columns))  # type: ignore[call-overload]
+        return numpy.rec.fromarrays(list(columns.values()), dtype=[(name, column.dtype) for name, column in columns.items()])
 
     @property
     def trials(self) -> Any:
@@ -493,7 +494,7 @@ def _column(values: list[Any]) -> NDArray[Any]:
     present = [value for value in values if value is not None]
     if all(isinstance(value, str) for value in present):
         return numpy.array(["" if value is None else value for value in values], str)
-    if any(isinstance(value, str | bool) for value in present):
+    if any(isinstance(value, str | bool) or (isinstance(value, int) and abs(value) >= 1 << 63) for value in present):
         return numpy.array(values, object)
     if len(present) == len(values) and all(isinstance(value, int) for value in present):
         return numpy.array(values, int)

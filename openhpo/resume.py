@@ -1,13 +1,16 @@
-"""Brings a study to where its file ends, by telling it all that it was told before."""
+"""Brings a study to where its file ends, by telling it all that it was told before; sees to it that it is the same study."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy
 
 from openhpo.errors import UserError
+from openhpo.result import Result, load
 from openhpo.scheduler import Scheduler
 from openhpo.stages import Stage, StateName
 from openhpo.storage import Tables, schema
@@ -26,6 +29,46 @@ class Kept(NamedTuple):
     stages: int
     reports: int
     seconds: float
+
+
+def check_same(folder: Path, definition: Mapping[str, Any]) -> Result:
+    """Make sure that a folder holds this very study, but for the number of its trials; return it.
+
+    Raises:
+        UserError: It holds another one.
+    """
+    there = load(folder)
+    wanted = json.loads(json.dumps(definition))
+    keys = [key for key in {**wanted, **there.definition} if key != "trials"]
+    differing = [key for key in keys if wanted.get(key) != there.definition.get(key)]
+    if differing:
+        where, its, here = _difference(differing[0], there.definition.get(differing[0]), wanted.get(differing[0]))
+        raise UserError(
+            f"{folder} holds another study: its {where} is {_short(its)}, and here it is {_short(here)}. "
+            "Choose another --study, or remove that folder."
+        )
+    if wanted["trials"] < there.definition["trials"]:
+        raise UserError(
+            f"{folder} holds this study with {there.definition['trials']} trials, and here it has {wanted['trials']}. A study "
+            "may be given more trials, not fewer: --trials is the total. Choose another --study, or remove that folder."
+        )
+    return there
+
+
+def _difference(where: str, one: Any, other: Any) -> tuple[str, Any, Any]:
+    """The innermost place where two values differ, and what is there."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        key = next(key for key in {**other, **one} if one.get(key) != other.get(key))
+        return _difference(f"{where}: {key}", one.get(key), other.get(key))
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        place = next(place for place, (mine, theirs) in enumerate(zip(one, other, strict=True)) if mine != theirs)
+        return _difference(f"{where}, number {place + 1}", one[place], other[place])
+    return where, one, other
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def replay(tables: Tables, scheduler: Scheduler) -> Kept:

@@ -78,10 +78,11 @@ def _status(result: Result) -> dict[str, Any]:
     found = result.best
     waiting = f"{count[State.RUNNING]} running, " if result.phase == "running" else ""
     waiting = f"{count[State.SUSPENDED] + count[State.PAUSED]} to be continued, " if result.phase == "suspended" else waiting
+    app = result.definition.get("app", "code of its own")
     return {
         "study": str(result.path),
         "state": phases[result.phase],
-        "method": f"{result.definition['sampler']} with {result.definition['engine']} on {result.definition['app']}",
+        "method": f"{result.definition['sampler']} with {result.definition['engine']} on {app}",
         "objective": str(result.objective),
         "trials": f"{count[State.DONE] + count[State.STOPPED]} done, {waiting}"
         f"{count[State.FAILED]} failed, of {result.definition['trials']}",
@@ -89,7 +90,7 @@ def _status(result: Result) -> dict[str, Any]:
         "time": clock(ended),
         "best": None if found is None else f"{found.value:.6g} (trial {found.trial}, step {found.step})",
         "failures": [
-            f"trial {f['trial']}, rank {f['rank']}: {f['traceback'].strip().splitlines()[-1]}" for f in result.failures
+            f"trial {f['trial']}, rank {f['rank']}: {f['traceback'].strip().rpartition(chr(10))[2]}" for f in result.failures
         ],
     }
 

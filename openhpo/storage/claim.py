@@ -32,6 +32,7 @@ class Claim:
         self._path = folder / FILE
         self._token = uuid.uuid4().hex
         self._beats = 0
+        self._beaten = -BEAT  # when, by a clock that starts at 0 or later
         self._made_folder = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -78,11 +79,15 @@ class Claim:
             raise
 
     def beat(self) -> None:
-        """Show that this run is alive.
+        """Show that this run is alive; does nothing where the last time is less than BEAT ago.
 
         Raises:
             UserError: Another run has taken the study over, as this one was silent for too long.
         """
+        now = time.monotonic()
+        if now - self._beaten < BEAT:
+            return
+        self._beaten = now
         found = self._read()
         if found is not None and found.get("token") != self._token:
             raise UserError(

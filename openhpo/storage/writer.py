@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from openhpo.errors import UserError
 from openhpo.storage import schema
-from openhpo.storage.reader import Tables
+from openhpo.storage.tables import Tables
 
 UNFINISHED = ".unfinished"  # the ending of a file that is being made
 

@@ -8,6 +8,7 @@ import ast
 import contextlib
 import faulthandler
 import functools
+import json
 import os
 import random
 import resource
@@ -29,7 +30,7 @@ from openhpo.cli.inspect import _status
 from openhpo.objective import Objective
 from openhpo.resume import replay
 from openhpo.scheduler import Scheduler
-from openhpo.storage import StudyWriter, checkpoints, reader, schema
+from openhpo.storage import StudyWriter, checkpoints, opening, reader, schema
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = {"studies": 5_000, "checkpoints": 5_000}
@@ -177,17 +178,30 @@ def damaged(rng, data):
 
 NUMBERS = [-(2**31), -2, -1, 0, 1, 2, 3, 5, 7, 100, 1_000_000, 2**31 - 1]
 REALS = [-1.0, 0.0, 1e300, float("inf"), float("nan")]
+RIGHT = {
+    "trials": 8,
+    "seed": 0,
+    "engine": "Full(8)",
+    "sampler": "Random()",
+    "objective": {"direction": "minimize", "metric": "loss", "require": [], "derived": {}},
+}
 TEXTS = [
     b"",
     b"{}",
     b"[]",
     b"null",
     b"[" * 5000,
-    b'{"trials": 8, "objective": {"direction": "minimize", "metric": "loss", "require": [], "derived": {}}}',
-    b'{"trials": 8, "objective": {"direction": "sideways", "metric": "loss", "require": [], "derived": {}}}',
-    b'{"trials": 8, "objective": {"direction": "minimize", "metric": 7, "require": [], "derived": {}}}',
-    b'{"trials": 8, "objective": {"direction": "minimize", "metric": "loss", "require": ["x"], "derived": {"a": "("}}}',
-    b'{"trials": "8", "objective": {"direction": "minimize", "metric": "loss", "require": [], "derived": {}}}',
+    *(
+        json.dumps(definition).encode()
+        for definition in (
+            RIGHT,
+            {**RIGHT, "trials": "8"},
+            {name: RIGHT[name] for name in ("trials", "objective")},
+            {**RIGHT, "objective": {**RIGHT["objective"], "direction": "sideways"}},
+            {**RIGHT, "objective": {**RIGHT["objective"], "metric": 7}},
+            {**RIGHT, "objective": {**RIGHT["objective"], "require": ["x"], "derived": {"a": "("}}},
+        )
+    ),
 ]
 
 
@@ -300,7 +314,7 @@ def fuzz(what, numbers):
     """Damage so many files and read them; print how that went, and what went wrong."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    reader.ATTEMPTS = 8  # nobody writes, so there is nothing to wait for
+    opening.ATTEMPTS = 8  # nobody writes, so there is nothing to wait for
     seen, wrong = Counter(), 0
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
         folder = Path(name)
@@ -362,7 +376,7 @@ def refused(file, match):
 
 
 def test_a_study_that_is_cut_short_anywhere_is_refused_or_has_all_that_counts(study, whole, monkeypatch):
-    monkeypatch.setattr(reader, "ATTEMPTS", 8)  # to be quick
+    monkeypatch.setattr(opening, "ATTEMPTS", 8)  # to be quick
     expected, seen = reader.read(study), Counter()
     for size in [1, 7, 8, 47, 48, 100, *range(1000, len(whole), 4001), len(whole) - 1]:
         study.write_bytes(whole[:size])
@@ -483,7 +497,7 @@ def test_the_index_of_names_is_what_it_should_be(study, whole):
 
 
 def test_a_study_that_was_killed_is_read_with_more_rows_than_its_events_account_for(tmp_path):
-    file = StudyWriter(tmp_path, {"objective": KINDS["finished"].objective.definition(), "trials": 3}, {})
+    file = StudyWriter(tmp_path, {**RIGHT, "trials": 3}, {})
     file.event(schema.STARTED, 0.0, step=3)
     file.event(schema.READY, 0.0, rank=0)
     file.flush()

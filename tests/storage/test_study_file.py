@@ -11,6 +11,9 @@ from openhpo.storage import StudyWriter, read, schema
 
 DEFINITION = {
     "app": "x",
+    "engine": "Full(30)",
+    "sampler": "Random()",
+    "seed": 0,
     "objective": {"direction": "minimize", "metric": "loss", "require": [], "derived": {}},
     "trials": 9,
 }
@@ -146,6 +149,21 @@ def test_tables_are_record_arrays_with_a_column_a_hyperparameter(study):
     assert study.table("reports")["loss"].shape == (29,)
     assert set(study.table("events")["kind"]) >= {"study_started", "stage_ended", "stage_failed", "study_finished"}
     assert len(study.table("stages")) == 8
+
+
+def test_a_table_holds_whatever_numbers_and_names_a_space_may_have(tmp_path):
+    ends = [-(1 << 63), (1 << 63) - 1]
+    space = hpo.Space({"x": hpo.Categorical(ends), "a b": hpo.Float((0.0, 1.0)), "a b ": hpo.Float((0.0, 1.0))})
+
+    def train(trial):
+        while True:
+            yield {"loss": trial["a b"]}
+
+    result = hpo.run(train, space, hpo.Minimize("loss"), engine=hpo.Full(1), trials=8, study=tmp_path / "study", progress=False)
+    table = result.table()
+    assert {*table["x"].tolist()} == {*ends}
+    assert table["a b"].tolist() == [config["a b"] for config in result.configs]
+    assert table["a b "].tolist() == [config["a b "] for config in result.configs]
 
 
 def test_tables_are_data_frames_where_pandas_is_installed(study, monkeypatch):

@@ -1,0 +1,97 @@
+"""What has to hold of a study file after every run of its study, whatever went wrong in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openhpo.resume import replay
+from openhpo.scheduler import Scheduler
+from openhpo.stages import TrialRecord
+from openhpo.storage import Tables, read, schema
+from openhpo.study import Study
+
+
+@dataclass
+class Seen:
+    """What came out of a seed, over all its runs.
+
+    Attributes:
+        acknowledged: The last step of each stage that a trainer was told is safe.
+        values: What each stage has ever reported for a step.
+        lives: Runs.
+        log: What went wrong, in words.
+    """
+
+    acknowledged: dict[int, int] = field(default_factory=dict)
+    values: dict[tuple[int, int], float] = field(default_factory=dict)
+    lives: int = 0
+    log: list[str] = field(default_factory=list)
+
+    def forget(self, path: Path) -> None:
+        """A killed run may have had stages that never came to the file; the next one gives their numbers to others."""
+        there = set(read(path).stages["stage"].tolist())
+        self.values = {key: value for key, value in self.values.items() if key[0] in there}
+
+
+def check_file(make: Callable[[int | None], Study], seen: Seen, path: Path, study: Study | None) -> Study:
+    """What has to hold of a study file after every run; return the study as it is in there.
+
+    Raises:
+        AssertionError: It does not.
+    """
+    tables = read(path)
+    found = make(int(tables.events["step"][0]))
+    kept = replay(tables, Scheduler(found))  # its decisions are those that follow from its reports
+    rows = tables.reports[: kept.reports]
+    stored = {}
+    for row, value in zip(rows, tables.values[: kept.reports, :1].ravel().tolist(), strict=True):
+        key = (int(row["stage"]), int(row["step"]))
+        assert key not in stored, f"{key} is there twice"
+        stored[key] = value
+        assert same(value, seen.values.get(key, math.inf)), f"{key} is {value}, and was reported as {seen.values.get(key)}"
+    again = {int(row["stage"]) for row in tables.stages if row["again"]}
+    starts = {int(row["stage"]): int(row["start"]) for row in tables.stages}
+    for stage, last in seen.acknowledged.items():
+        assert stage in starts, f"stage {stage} was acknowledged, and is not there"
+        for step in range(starts[stage] + 1, last + 1):
+            stopped = (stage, step) not in seen.values
+            assert stage in again or stopped or (stage, step) in stored or _was_stopped(tables, stage, step), (
+                f"step {step} of stage {stage} was acknowledged, and is not there"
+            )
+    # a step that was reported is not trained a second time for its own sake
+    owners = [(int(row["trial"]), int(row["step"])) for row in rows]
+    if not found.engine.forks:
+        assert len(owners) == len(set(owners)), "a step was reported twice for a trial"
+    for trial in found.trials:
+        assert trial.step <= found.engine.max_steps
+    assert len(found.trials) <= found.total
+    if study is not None:
+        assert [facts(trial) for trial in found.trials] == [facts(trial) for trial in study.trials], "file and memory differ"
+        best, there = study.best, found.best
+        assert (best and (best.trial, best.step, best.value)) == (there and (there.trial, there.step, there.value))
+    return found
+
+
+def _was_stopped(tables: Tables, stage: int, step: int) -> bool:
+    """Whether a step comes after the one at which nobody wanted its stage any more."""
+    events = tables.events
+    mine = events[(events["stage"] == stage) & (events["kind"] == schema.STAGE_STOPPED.encode())]
+    if len(mine):
+        return step > int(mine["step"][-1])
+    steps = tables.reports["step"][tables.reports["stage"] == stage]
+    return len(steps) > 0 and step > int(steps.max())
+
+
+def facts(trial: TrialRecord) -> tuple[Any, ...]:
+    """What is known of a trial, to compare."""
+    values = ["nan" if math.isnan(value) else value for value in trial.values]
+    return trial.number, tuple(trial.config.items()), trial.state, trial.step, trial.score, trial.best_step, values, trial.stage
+
+
+def same(one: float, other: float) -> bool:
+    """Whether two numbers are the same, not a number included."""
+    return one == other or (math.isnan(one) and math.isnan(other))
