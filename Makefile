@@ -7,6 +7,8 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 PYTHON ?= python3
+# tests run side by side: half of the time of one under MPI is waiting
+WORKERS ?= 2
 PIP_QUIET := --quiet --disable-pip-version-check
 
 .PHONY: demo test check bench clean
@@ -16,7 +18,7 @@ demo: .venv/ready
 	@.venv/bin/python -m openhpo run random apps/digits_mlp.py --trials 24 --ranks 4 --study runs/demo
 
 test: .venv/test-ready .venv-mpich/ready check
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: .venv/test-ready
 	.venv/bin/ruff check .

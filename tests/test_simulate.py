@@ -87,6 +87,8 @@ def study_with_times(folder, **changes):
         "app": "x",
         "space": hpo.Space({"x": hpo.Float((0.0, 1.0))}).definition(),
         "objective": LOSS.definition(),
+        "engine": "Full",
+        "sampler": "Random",
         "max_steps": 5,
         "merge": True,
         "trials": 4,
