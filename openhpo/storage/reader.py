@@ -56,8 +56,9 @@ def _tables(file: Path, h5: h5py.File) -> Tables:
     events, reports = _rows(h5, "events"), _rows(h5, "reports")
     values = _dataset(h5, "values", numpy.dtype("f8"), 2)
     stages, trials = _rows(h5, "stages"), _rows(h5, "trials")
-    names = [name.decode() for name in _rows(h5, "metrics")[: values.shape[1]].tolist()]
-    must(len(values) >= len(reports) and len(names) == values.shape[1] == len({*names} - {""}), "its metrics are damaged")
+    rows, columns = values.shape  # once: where this process writes the study, it may grow between two looks
+    names = [name.decode() for name in _rows(h5, "metrics")[:columns].tolist()]
+    must(rows >= len(reports) and len(names) == columns == len({*names} - {""}), "its metrics are damaged")
     tables = Tables(
         path=file,
         began=float(h5.attrs["began"]),
@@ -68,7 +69,7 @@ def _tables(file: Path, h5: h5py.File) -> Tables:
         reports=reports,
         events=events,
         metrics=names,
-        values=values[: len(reports)],
+        values=values[: len(reports), :columns],
         log=_dataset(h5, "log", numpy.dtype("u1"))[()].tobytes(),
     )
     # past the end of a file that was cut short HDF5 reads zeros

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import openhpo as hpo
-from openhpo.storage import StudyWriter, read, schema
+from openhpo.storage import StudyWriter, read, reader, schema
 
 DEFINITION = {
     "app": "x",
@@ -192,3 +192,26 @@ def test_failures_carry_their_traceback_and_rank(study):
     (failure,) = study.failures
     assert (failure["trial"], failure["rank"], failure["step"]) == (1, 0, 1)
     assert failure["traceback"].rstrip().endswith("RuntimeError: on purpose")
+
+
+def test_a_metric_that_appears_while_the_same_process_reads_is_seen_the_next_time(tmp_path, monkeypatch):
+    file = writer(tmp_path)
+    file.event(schema.STARTED, 0.0, step=1)
+    file.trial(0, 0, {}, 0.0)
+    file.stage(0, 0, None, 0, 9, 0, 0.0)
+    file.reports(0, 0, 1, ["loss"], numpy.ones((1, 1)), 1.0)
+    file.flush()
+    rows = reader._rows
+
+    def meanwhile(h5, name):
+        if name == "metrics":
+            file.reports(0, 0, 2, ["loss", "accuracy"], numpy.ones((1, 2)), 2.0)
+            file.flush()
+        return rows(h5, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "_rows", meanwhile)
+        found = read(tmp_path)
+    assert (found.metrics, found.values.shape) == (["loss"], (1, 1))
+    assert read(tmp_path).metrics == ["loss", "accuracy"]
+    file.close()
