@@ -1,4 +1,4 @@
-"""Studies whose processes are killed at random moments: `python -m tests.kills --runs 20` does what the tests do a few times.
+"""Studies whose processes are killed at random moments: `python -m tests.kills` does what the tests do a few times.
 
 Every kill is real: SIGKILL to ranks of an MPI job. What each trainer was told is safe it notes in a file of its own, which is
 compared with the study file afterwards.
@@ -188,9 +188,11 @@ def wait_for_reports(runs: Runs, process: subprocess.Popen, more: int) -> None:
 
 
 def kill_everything(runs: Runs, rng: random.Random, times: int) -> int:
-    """Kill all ranks at random moments, as often; return how often that hit a run which was not over."""
+    """Kill all ranks at random moments, as often if the study lasts; return how often that hit a run which was not over."""
     hits = 0
     for _ in range(times):
+        if runs.reports() and hpo.load(runs.study).finished:
+            break
         with runs.start(rng.choice([1, 2, 3])) as process:
             wait_for_reports(runs, process, rng.choice([0, 1, 2, 5]))
             time.sleep(rng.random() * 0.3)
@@ -244,9 +246,8 @@ def losses(runs: Runs) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--runs", type=int, default=20, help="of the kind where trainers die; as many kills of all ranks a method"
-    )
+    parser.add_argument("--runs", type=int, default=20, help="in which trainers die")
+    parser.add_argument("--kills", type=int, default=30, help="of all ranks, for each method")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     python = Path(sys.executable)
@@ -266,11 +267,17 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             calm = Runs(Path(folder) / "calm", python, method, [], MPI_ENVIRONMENT)
             calm.finish(2)
-            runs = Runs(Path(folder) / "killed", python, method, [], MPI_ENVIRONMENT)
-            hits = kill_everything(runs, rng, options.runs)
-            runs.finish(3)
-            check_equal(calm.study, runs.study)
-            print(f"{method}: all ranks killed {hits} times; finished, nothing lost, equal bit for bit", flush=True)
+            hits = studies = 0
+            while hits < options.kills:
+                runs = Runs(Path(folder) / f"killed {studies}", python, method, [], MPI_ENVIRONMENT)
+                hits += kill_everything(runs, rng, min(5, options.kills - hits))
+                studies += 1
+                runs.finish(3)
+                check_equal(calm.study, runs.study)
+            print(
+                f"{method}: all ranks killed {hits} times in {studies} studies; nothing lost, each equal bit for bit",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

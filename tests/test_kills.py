@@ -1,4 +1,4 @@
-"""Runs whose processes are really killed, a few times; `python -m tests.kills --runs 20` does more."""
+"""Runs whose processes are really killed, a few times; `python -m tests.kills` does more."""
 
 import os
 import random
