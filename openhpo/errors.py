@@ -1,7 +1,8 @@
-"""The one distinction that every layer needs: a user's mistake is not a bug."""
+"""The one distinction that every layer needs: a user's mistake is not a bug; and what finds the commonest of them."""
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -16,3 +17,14 @@ def meant(name: str, known: Iterable[str]) -> str:
     """A hint at the nearest of the known names, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def whole(value: Any, what: str, least: int = 1) -> int:
+    """A whole number of at least `least`.
+
+    Raises:
+        UserError: It is none.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{what} has to be a whole number of at least {least}, not {value!r}")
+    return value

@@ -82,7 +82,9 @@ def replay(tables: Tables, scheduler: Scheduler) -> Kept:
         UserError: The file contradicts itself, or this version of openhpo would have decided otherwise.
     """
     try:
+        scheduler.study.recall([tables.config(row) for row in tables.trials])
         reports = _replay(tables, scheduler)
+        scheduler.study.recall(())
     except (ValueError, KeyError, IndexError, AssertionError, OverflowError, UnicodeDecodeError) as error:
         raise UserError(
             f"{tables.path} cannot be continued, as it contradicts itself ({type(error).__name__}: {error}). "

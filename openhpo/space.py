@@ -192,6 +192,16 @@ class Space:
             if name in config or name not in self.hyperparameters
         }
 
+    def holds(self, config: Mapping[str, Any]) -> bool:
+        """Whether that is a configuration of this space."""
+        free = [name for name in config if name in self.hyperparameters and name not in self.fixed]
+        if not all(self.rules.legal(name, config[name]) for name in free):
+            return False
+        try:
+            return self.configuration(config) == config
+        except KeyError:  # one that is active is not there
+            return False
+
     def from_unit(self, point: Sequence[float]) -> Config | None:
         """The configuration at a point of the unit cube, one coordinate a free hyperparameter; None where forbidden."""
         return self.configuration({name: self.rules.value(name, u) for name, u in zip(self.free, point, strict=True)})

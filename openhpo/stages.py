@@ -100,7 +100,8 @@ class TrialRecord:
         last: The score of the last report that told one; NO_SCORE where that was not finite.
         score: The best score of all its steps.
         best_step: The step of that score.
-        values: The objective after each step of the model it holds, NaN where it was not reported.
+        losses: The objective after each step of the model it holds, negated where it is maximised; NaN where it was not
+            reported.
         stage: The stage that brought it to `step`.
         error: The last line of what it failed with.
     """
@@ -112,6 +113,6 @@ class TrialRecord:
     last: Score = NO_SCORE
     score: Score = NO_SCORE
     best_step: int = 0
-    values: array[float] = field(default_factory=lambda: array("d"))
+    losses: array[float] = field(default_factory=lambda: array("d"))
     stage: int | None = None
     error: str = ""

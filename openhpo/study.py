@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -133,6 +133,7 @@ class Study:
         self.total = _total(trials, self._suggest.size, engine.size)
         self.engine.start(self.space, self.total, seed)
         self._walkers: list[Walker] = []
+        self._recalled: Sequence[Config] = ()
         self._drawn: list[tuple[Config, Course]] = []  # of the trials to come, the next one last
         self._planned = 0  # of those, the ones whose place in the tree is known
         self._frontier = Frontier()
@@ -229,7 +230,7 @@ class Study:
         walker.course = self._course(trial.config, trial.number)
         walker.leaf = leaf
         trial.step, trial.stage = leaf.stop, leaf.stage
-        trial.values = donor.trial.values[: leaf.stop]
+        trial.losses = donor.trial.losses[: leaf.stop]
         self._changes.append(Change(trial.number, State.RUNNING, leaf.stage, leaf.stop, True, trial.config, ""))
 
     def _issue(self, node: Node, worker: int) -> Stage:
@@ -322,7 +323,22 @@ class Study:
     def _course(self, config: Config, number: int) -> Course:
         return self.space.course(config, self.seed if self.merge else (self.seed, number))
 
+    def recall(self, configs: Sequence[Config]) -> None:
+        """From now on, give the first trials these configurations instead of asking the sampler.
+
+        A sampler that learns does so by sums whose last bits may differ from machine to machine, and takes its time.
+
+        Raises:
+            ValueError: One of them is none of the space.
+        """
+        for number, config in enumerate(configs):
+            if not self.space.holds(config):
+                raise ValueError(f"the configuration of trial {number} is none of its space")
+        self._recalled = configs
+
     def _suggestion(self, number: int) -> Config:
+        if number < len(self._recalled):
+            return dict(self._recalled[number])
         self._keyed.rekey(self.seed, number)
         return self._suggest(number, self.trials, self._keyed.generator)
 
@@ -462,10 +478,10 @@ class Study:
         """Take a step into a trial; return how that ends it, if it does."""
         trial.step, trial.stage = step, stage
         if score is None:
-            trial.values.append(float("nan"))
+            trial.losses.append(float("nan"))
         else:
             trial.last = score
-            trial.values.append(float("nan") if score == NO_SCORE else self.objective.sign * score.loss)
+            trial.losses.append(float("nan") if score == NO_SCORE else score.loss)
             if score < trial.score:
                 trial.score, trial.best_step = score, step
                 best = self._best
@@ -720,8 +736,8 @@ class Study:
         trial = self._best
         if trial is None or trial.score == NO_SCORE:
             return None
-        value = self.objective.value(trial.score)
-        return Best(trial.number, trial.config, value, trial.best_step, trial.score.violation == 0, list(trial.values))
+        value, values = self.objective.value(trial.score), [self.objective.sign * loss for loss in trial.losses]
+        return Best(trial.number, trial.config, value, trial.best_step, trial.score.violation == 0, values)
 
     def definition(self) -> dict[str, Any]:
         """What identifies this study, in plain JSON: two runs with the same definition are runs of one study."""

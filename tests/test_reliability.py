@@ -1,6 +1,7 @@
 """What docs/reliability.md promises of whole runs, each by a run."""
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -199,6 +200,32 @@ def interrupted(folder, at, calls=None, **more):
             yield metrics
 
     return run(train, folder, **more)
+
+
+class Fickle(hpo.Random):
+    """Never says the same again, as sums of many numbers may not on another machine."""
+
+    learns, size = True, None
+
+    def __init__(self, count):
+        self._count = count
+
+    def bind(self, space, seed):
+        return self
+
+    def __call__(self, number, history, rng):
+        return {"x": next(self._count) / 100}
+
+
+def test_trials_that_have_begun_go_on_with_the_configurations_in_the_file_whatever_the_sampler_would_say_now(tmp_path):
+    count = itertools.count()
+    stopped = interrupted(tmp_path / "study", 6, sampler=Fickle(count))
+    assert stopped.phase == "suspended"
+    calls = []
+    result = run(counted(calls), tmp_path / "study", sampler=Fickle(count))
+    assert result.finished
+    assert result.configs == [{"x": number / 100} for number in range(4)]
+    assert len(calls) == 4 * 4 - 6
 
 
 def test_missing_and_damaged_checkpoints_are_trained_again(tmp_path):

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from openhpo.engines.base import Engine, Request, rungs_between, whole
-from openhpo.errors import UserError
+from openhpo.engines.base import Engine, Request, rungs_between
+from openhpo.errors import UserError, whole
 from openhpo.objective import NO_SCORE, Score
 from openhpo.space import Space
 from openhpo.stages import State, TrialRecord, Verdict

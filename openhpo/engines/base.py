@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openhpo.errors import UserError
+from openhpo.errors import UserError, whole
 from openhpo.hyperparameters import Config
 from openhpo.space import Space
 from openhpo.stages import TrialRecord, Verdict
@@ -104,17 +104,6 @@ class Engine(ABC):
     @abstractmethod
     def definition(self) -> dict[str, Any]:
         """What identifies the engine, in plain JSON."""
-
-
-def whole(value: Any, what: str, least: int = 1) -> int:
-    """A whole number of at least `least`.
-
-    Raises:
-        UserError: It is none.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"{what} has to be a whole number of at least {least}, not {value!r}")
-    return value
 
 
 def rungs_between(min_steps: int, max_steps: int, reduction_factor: int) -> list[int]:

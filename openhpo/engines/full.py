@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from openhpo.engines.base import Engine, Request, whole
+from openhpo.engines.base import Engine, Request
+from openhpo.errors import whole
 from openhpo.stages import TrialRecord
 
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from openhpo.engines.base import Engine, Request, whole
+from openhpo.engines.base import Engine, Request
 from openhpo.engines.neighbours import Neighbours
-from openhpo.errors import UserError
+from openhpo.errors import UserError, whole
 from openhpo.objective import Score
 from openhpo.space import Space
 from openhpo.stages import State, TrialRecord, Verdict
@@ -86,8 +86,8 @@ class LearningCurveMatching(Engine):
         return float(self._ranking.bisect_left(prediction)) / len(self._ranking)
 
     def _curve(self, trial: TrialRecord, places: int) -> list[float]:
-        values = [trial.values[point - 1] for point in self.points[:places]]
-        return [value if abs(value) < FAR else FAR for value in values]  # false for NaN
+        losses = [trial.losses[point - 1] for point in self.points[:places]]
+        return [loss if abs(loss) < FAR else FAR for loss in losses]  # false for NaN
 
     def rest(self, trial: TrialRecord) -> Sequence[int]:
         if trial.state is State.DONE and trial.step >= self.points[-1]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from openhpo.engines.base import Engine, Request, whole
+from openhpo.engines.base import Engine, Request
+from openhpo.errors import whole
 from openhpo.objective import NO_SCORE, Score
 from openhpo.space import Space
 from openhpo.stages import State, TrialRecord, Verdict

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from openhpo.engines.base import Engine, Request, whole
-from openhpo.errors import UserError, meant
+from openhpo.engines.base import Engine, Request
+from openhpo.errors import UserError, meant, whole
 from openhpo.hyperparameters import Categorical, Config, Float, Integer
 from openhpo.keyed import KeyedGenerator
 from openhpo.objective import NO_SCORE, Score

@@ -74,7 +74,7 @@ class EngineContract:
             shared = min(trial.step, alone.trials[trial.number].step)
             assert shared > 0
             if not engine.forks:
-                assert trial.values[:shared] == alone.trials[trial.number].values[:shared]
+                assert trial.losses[:shared] == alone.trials[trial.number].losses[:shared]
 
     def test_the_same_calls_get_the_same_answers(self, engine: Engine, trials: int) -> None:
         one, other = self.study(engine, trials), None
@@ -82,7 +82,7 @@ class EngineContract:
         other = self.study(engine, trials)  # the same engine, which forgets what was
         second = self.play(other, seed=3)
         assert first == second
-        assert [trial.values for trial in one.trials] == [trial.values for trial in other.trials]
+        assert [trial.losses for trial in one.trials] == [trial.losses for trial in other.trials]
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     def test_objectives_that_are_not_finite_neither_win_nor_break_anything(

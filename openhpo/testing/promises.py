@@ -88,7 +88,7 @@ def _was_stopped(tables: Tables, stage: int, step: int) -> bool:
 
 def facts(trial: TrialRecord) -> tuple[Any, ...]:
     """What is known of a trial, to compare."""
-    values = ["nan" if math.isnan(value) else value for value in trial.values]
+    values = ["nan" if math.isnan(value) else value for value in trial.losses]
     return trial.number, tuple(trial.config.items()), trial.state, trial.step, trial.score, trial.best_step, values, trial.stage
 
 

@@ -39,7 +39,7 @@ def test_the_order_in_which_workers_report_changes_nothing(order, workers):
             study.end(stage)
             del running[worker]
     assert [trial.config for trial in study.trials] == [trial.config for trial in reference.trials]
-    assert [trial.values for trial in study.trials] == [trial.values for trial in reference.trials]
+    assert [trial.losses for trial in study.trials] == [trial.losses for trial in reference.trials]
     assert study.best == reference.best
 
 
@@ -121,7 +121,7 @@ def test_what_learns_is_not_asked_ahead():
 def test_a_verdict_of_the_engine_stops_a_trial():
     class Impatient(hpo.Full):
         def judge(self, trial, step):
-            return hpo.Verdict.STOP if trial.values[-1] > 0.5 else hpo.Verdict.CONTINUE
+            return hpo.Verdict.STOP if trial.losses[-1] > 0.5 else hpo.Verdict.CONTINUE
 
     study = hpo.Study(hpo.Space({"x": 1.0}), hpo.Minimize("loss"), engine=Impatient(9), trials=1)
     stage = study.ask()

@@ -33,7 +33,7 @@ def test_table_1a_asks_for_6240_epochs_merged_and_21600_trial_by_trial(workers):
     assert merged.total == 108
     assert Workers(merged, workers, falling).play().steps == 6240
     assert Workers(alone, workers, falling).play().steps == 21600
-    assert [trial.values for trial in merged.trials] == [trial.values for trial in alone.trials]
+    assert [trial.losses for trial in merged.trials] == [trial.losses for trial in alone.trials]
     assert all(trial.state is State.DONE for trial in merged.trials)
 
 
@@ -43,7 +43,7 @@ def test_merging_goes_on_when_every_state_gets_lost_sooner_or_later():
     Workers(alone, 1, falling).play()
     assert played.given_back > 0
     assert played.steps > 6240
-    assert [trial.values for trial in study.trials] == [trial.values for trial in alone.trials]
+    assert [trial.losses for trial in study.trials] == [trial.losses for trial in alone.trials]
 
 
 def some_schedule(numbers, lengths):
@@ -81,9 +81,9 @@ def test_whatever_is_merged_every_trial_is_trained_exactly_as_its_own_course_say
     alone = hpo.Study(space, hpo.Minimize("loss"), engine=hpo.Full(9), trials=20, seed=seed, merge=False)
     Workers(alone, 1, falling).play()
     for trial in study.trials:
-        assert trial.values == alone.trials[trial.number].values[: trial.step]
+        assert trial.losses == alone.trials[trial.number].losses[: trial.step]
         assert trial.step > 0
-    distinct = {tuple(trial.values[:step]) for trial in study.trials for step in range(1, trial.step + 1)}
+    distinct = {tuple(trial.losses[:step]) for trial in study.trials for step in range(1, trial.step + 1)}
     if not losing and not study.space.schedules:
         assert played.steps == len(distinct)  # each step of each distinct training once
     if not losing:
@@ -95,7 +95,7 @@ def test_trials_that_are_the_same_train_once_and_both_have_the_curve():
     twice = hpo.Study(hpo.Space({"a": 1}), hpo.Minimize("loss"), engine=hpo.Full(4), trials=3)
     assert Workers(study, 2, falling).play().steps == 8
     assert Workers(twice, 2, falling).play().steps == 4
-    assert len({tuple(trial.values) for trial in twice.trials}) == 1
+    assert len({tuple(trial.losses) for trial in twice.trials}) == 1
     assert twice.best.trial == 0
 
 
@@ -128,11 +128,11 @@ def test_a_trial_that_comes_while_another_trains_shares_what_is_left_and_hears_w
     assert (stage.start, stage.stop) == (0, 4)  # the branch is known before it is trained
     study.tell(stage, 1, {"loss": 1.0})
     assert study.ask(1) is None
-    assert study.trials[1].values == array("d", [1.0])
+    assert study.trials[1].losses == array("d", [1.0])
     for step in (2, 3, 4):
         study.tell(stage, step, {"loss": 1.0 / step})
     study.end(stage)
-    assert study.trials[0].values == study.trials[1].values
+    assert study.trials[0].losses == study.trials[1].losses
     branches = [study.ask(0), study.ask(1)]
     assert [branch.parent for branch in branches] == [stage.id, stage.id]
     assert [branch.source for branch in branches] == [0, 0]
