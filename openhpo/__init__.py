@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from openhpo.objective import first_step as first_step
     from openhpo.result import Result as Result
     from openhpo.result import load as load
+    from openhpo.samplers import TPE as TPE
     from openhpo.samplers import Grid as Grid
     from openhpo.samplers import Random as Random
     from openhpo.samplers import Sobol as Sobol
@@ -66,7 +67,7 @@ _HOMES = {
     "objective": "Maximize Minimize first_step",
     "result": "Result load",
     "schedules": "Chain Constant Cosine Cyclic Exponential Linear Schedule Steps Switch Warmup",
-    "samplers": "Grid Random Sobol",
+    "samplers": "Grid Random Sobol TPE",
     "hyperparameters": "Categorical Float Integer",
     "space": "Space",
     "stages": "Stage State Verdict",

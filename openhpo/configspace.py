@@ -50,6 +50,7 @@ class Rules:
         given: cs.ConfigurationSpace | None,
     ) -> None:
         self._choices = {name: item.choices for name, item in hyperparameters.items() if isinstance(item, Categorical)}
+        self._places = {name: {choice: place for place, choice in enumerate(c)} for name, c in self._choices.items()}
         self._integers = {name: item for name, item in hyperparameters.items() if isinstance(item, Integer)}
         self.space = _build(hyperparameters, conditions) if given is None else given
         self._items = {name: self.space[name] for name in self.space}
@@ -77,6 +78,14 @@ class Rules:
             return _whole(self._integers[name], unit)
         return self.between(name, unit)
 
+    def unit(self, name: str, value: Any) -> float:
+        """The coordinate of a value: one at which `value` returns it, in the midst of those that do."""
+        if name in self._choices:
+            return (self._places[name][value] + 0.5) / len(self._choices[name])
+        if name in self._integers:
+            return _place(self._integers[name], value)
+        return float(self._items[name].to_vector(value))
+
     def between(self, name: str, fraction: float) -> Any:
         """The value of a number at a fraction of its range, from its lower bound at 0 to its upper at 1."""
         return _plain(self._items[name].to_value(fraction))
@@ -95,6 +104,11 @@ class Rules:
         """Whether a hyperparameter's conditions hold, given the values of those before it in `order`."""
         known = {**dict.fromkeys(self._items, NotSet), **values}
         return all(condition.satisfied_by_value(known) for condition in self._conditions.get(name, ()))
+
+    @property
+    def plain(self) -> bool:
+        """Whether every hyperparameter is always active, and nothing forbidden."""
+        return not self._conditions and not self._forbidden
 
     @property
     def order(self) -> list[str]:
@@ -125,6 +139,15 @@ def _whole(item: Integer, unit: float) -> int:
     else:
         value = lower + int(unit * (upper - lower + 1))
     return max(lower, min(upper, value))
+
+
+def _place(item: Integer, value: int) -> float:
+    """The inverse of `_whole`."""
+    lower, upper = item.bounds
+    if item.log:
+        low, high = math.log(lower - 0.5), math.log(upper + 0.5)
+        return (math.log(value) - low) / (high - low)
+    return (value - lower + 0.5) / (upper - lower + 1)
 
 
 def _weighted(weights: Any, unit: float) -> int:

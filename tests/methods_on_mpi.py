@@ -42,6 +42,7 @@ METHODS = {
     "halving": (FREE, hpo.SuccessiveHalving(8, 1, 2), {"trials": 12}),
     "asha": (FREE, hpo.ASHA(8, 1, 2), {"trials": 12, "sampler": hpo.Sobol()}),
     "hyperband": (FREE, hpo.Hyperband(9, 1, 3), {}),
+    "bohb": (FREE, hpo.Hyperband(9, 1, 3), {"sampler": hpo.TPE(startup=4)}),
     "matching": (FREE, hpo.LearningCurveMatching(8, accumulation=4), {"trials": 12}),
     "median": (FREE, hpo.MedianStopping(8, grace=2, startup=3), {"trials": 12}),
     "pbt": (FREE, hpo.PopulationBased(8, 2), {"trials": 8}),

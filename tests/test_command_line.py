@@ -18,7 +18,7 @@ BRANIN = str(ROOT / "apps/branin.py")
 @pytest.mark.parametrize(
     "command",
     [[], ["run"], ["run", "grid"], ["run", "random"], ["run", "sobol"], ["best"], ["status"], ["doctor"], ["replay"]]
-    + [["run", method] for method in ("halving", "asha", "hyperband", "matching", "median", "pbt")],
+    + [["run", method] for method in ("bayes", "halving", "asha", "hyperband", "bohb", "matching", "median", "pbt")],
 )
 def test_every_command_explains_itself(command, openhpo):
     done = openhpo(*command, "--help")
@@ -37,9 +37,11 @@ def test_the_package_and_its_help_import_nothing_heavy(what):
 
 
 METHODS = {
+    "bayes": ["--trials", "16"],
     "halving": ["--trials", "27", "--steps", "9"],
     "asha": ["--trials", "20", "--steps", "8", "--reduction-factor", "2", "--sampler", "sobol"],
     "hyperband": ["--steps", "9"],
+    "bohb": ["--steps", "9", "--random-fraction", "0.2"],
     "matching": ["--trials", "16", "--accumulation", "5", "--checkpoint", "4", "--checkpoint", "8", "--threshold", "0.4"],
     "median": ["--trials", "16", "--grace", "3", "--startup", "4"],
     "pbt": ["--trials", "8", "--interval", "2", "--mutate", "x"],

@@ -52,7 +52,7 @@ def test_every_method_runs_and_trains_each_trial_as_if_it_were_alone(mpi, ranks,
             both = ~numpy.isnan(curve[: len(other)]) & ~numpy.isnan(other[: len(curve)])
             assert both[0]
             assert numpy.array_equal(curve[: len(other)][both], other[: len(curve)][both])
-    for name in ("asha", "hyperband", "pbt"):
+    for name in ("asha", "hyperband", "bohb", "pbt"):
         result = hpo.load(tmp_path / name)
         assert result.finished
         assert result.best.value > 0.8

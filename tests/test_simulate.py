@@ -19,7 +19,7 @@ from openhpo.recorded.studies import space_of
 from openhpo.storage import StudyWriter, schema
 
 LOSS = hpo.Minimize("loss")
-METHODS = ("grid", "random", "sobol", "halving", "asha", "hyperband", "matching", "median", "pbt")
+METHODS = ("grid", "random", "sobol", "bayes", "halving", "asha", "hyperband", "bohb", "matching", "median", "pbt")
 
 
 def recording(configs=12, steps=9, **changes):
@@ -436,7 +436,7 @@ def test_every_method_predicts(method, study):
     more = {"pbt": ["--interval", 2], "median": ["--startup", 2, "--grace", 2], "matching": ["--accumulation", 3]}.get(
         method, []
     )
-    trials = [] if method == "hyperband" else ["--trials", 9]
+    trials = [] if method in ("hyperband", "bohb") else ["--trials", 9]
     told = json.loads(call(study, method, "--ranks", "1,3", *trials, "--json", *more).out)
     assert told["method"] == method
     assert [one["ranks"] for one in told["predictions"]] == [1, 3]

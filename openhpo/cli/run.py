@@ -77,12 +77,21 @@ def sobol() -> Method:
     return Method(Sobol())
 
 
-SamplerOption = Annotated[str, typer.Option(metavar="NAME", help="What to try: random, sobol or grid.")]
+SamplerOption = Annotated[str, typer.Option(metavar="NAME", help="What to try: random, sobol, grid or tpe.")]
 AxisOption = Annotated[
     list[str] | None, typer.Option(metavar="NAME=VALUES", help="With --sampler grid: values (lr=0.1,0.01), or how many (lr=5).")
 ]
 MinStepsOption = Annotated[int, typer.Option(help="Steps of the first rung (r).")]
 FactorOption = Annotated[int, typer.Option(help="One trial in so many goes on to the next rung (eta).")]
+
+
+@method
+def bayes(
+    sampler: SamplerOption = "tpe",
+    axis: AxisOption = None,
+) -> Method:
+    """Bayesian search: learn from the trials so far what good ones have in common. Every trial trains to the end."""
+    return Method(sampler_of(sampler, axis))
 
 
 @method
@@ -127,6 +136,22 @@ def hyperband(
     from openhpo.engines import Hyperband
 
     return Method(sampler_of(sampler, axis), lambda steps: Hyperband(steps, min_steps, reduction_factor))
+
+
+@method
+def bohb(
+    sampler: SamplerOption = "tpe",
+    axis: AxisOption = None,
+    min_steps: MinStepsOption = 1,
+    reduction_factor: FactorOption = 3,
+    random_fraction: Annotated[float, typer.Option(help="The part of the trials that is tried blindly all the same.")] = 1 / 3,
+) -> Method:
+    """Hyperband whose trials are drawn by what the earlier ones showed."""
+    from openhpo.engines import Hyperband
+    from openhpo.samplers import TPE
+
+    chosen = TPE(random_fraction=random_fraction) if sampler == "tpe" else sampler_of(sampler, axis)
+    return Method(chosen, lambda steps: Hyperband(steps, min_steps, reduction_factor))
 
 
 @method
@@ -197,11 +222,16 @@ def sampler_of(name: str, axis: list[str] | None = None) -> Sampler:
     Raises:
         UserError: There is none.
     """
-    from openhpo.samplers import Grid, Random, Sobol
+    from openhpo.samplers import TPE, Grid, Random, Sobol
 
     if axis and name != "grid":
         raise UserError(f"--axis goes with --sampler grid, not with {name}")
-    makers: dict[str, Callable[[], Sampler]] = {"random": Random, "sobol": Sobol, "grid": lambda: Grid(axes_of(axis))}
+    makers: dict[str, Callable[[], Sampler]] = {
+        "random": Random,
+        "sobol": Sobol,
+        "grid": lambda: Grid(axes_of(axis)),
+        "tpe": TPE,
+    }
     if name not in makers:
         raise UserError(f"there is no sampler {name!r}; there are {', '.join(makers)}.{meant(name, makers)}")
     return makers[name]()

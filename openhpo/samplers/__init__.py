@@ -4,5 +4,6 @@ from openhpo.samplers.base import Sampler, Suggest
 from openhpo.samplers.grid import Grid
 from openhpo.samplers.random import Random
 from openhpo.samplers.sobol import Sobol
+from openhpo.samplers.tpe import TPE
 
-__all__ = ["Grid", "Random", "Sampler", "Sobol", "Suggest"]
+__all__ = ["TPE", "Grid", "Random", "Sampler", "Sobol", "Suggest"]

@@ -40,7 +40,7 @@ from openhpo.limits import Limits
 from openhpo.objective import Minimize
 from openhpo.protocol import COORDINATOR, TRAINER, Accepted, Reports
 from openhpo.replaying import ReplayTrainer
-from openhpo.samplers import Grid, Random, Sampler, Sobol
+from openhpo.samplers import TPE, Grid, Random, Sampler, Sobol
 from openhpo.schedules import Exponential
 from openhpo.space import Space
 from openhpo.stages import AT_REST, Stage, StateName
@@ -59,6 +59,7 @@ ENGINES: dict[str, Callable[[random.Random], tuple[Engine, Sampler]]] = {
     "SuccessiveHalving": lambda rng: (SuccessiveHalving(9, 1, rng.choice([2, 3])), Random()),
     "Hyperband": lambda rng: (Hyperband(9, 1, 3), Random()),
     "ASHA": lambda rng: (ASHA(9, 1, rng.choice([2, 3])), Random()),
+    "BOHB": lambda rng: (Hyperband(9, 1, 3), TPE(startup=4, random_fraction=0.2)),
     "ASHA stopping": lambda rng: (ASHA(9, 1, 3, stopping=True), Random()),
     "LearningCurveMatching": lambda rng: (LearningCurveMatching(9, [3, 6], accumulation=4), Random()),
     "MedianStopping": lambda rng: (MedianStopping(9, 2, 1, 3), Random()),

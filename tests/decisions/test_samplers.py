@@ -1,4 +1,6 @@
 import itertools
+import math
+from array import array
 
 import numpy
 import pytest
@@ -6,6 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import openhpo as hpo
+from openhpo.objective import Score
+from openhpo.samplers.coordinates import Coordinates
+from openhpo.samplers.parzen import Parzen
+from openhpo.stages import TrialRecord
 
 
 def suggestions(sampler, space, count, seed=0):
@@ -93,3 +99,160 @@ def test_sobol_moves_up_past_forbidden_points():
 
 def test_sobol_with_nothing_to_search_repeats_the_one_configuration():
     assert suggestions(hpo.Sobol(), hpo.Space({"a": 1}), 3) == [{"a": 1}] * 3
+
+
+# ---- learning
+
+
+def trial(number, config, loss, *, step=1, violation=0.0, state=hpo.State.DONE):
+    score = Score(violation, loss)
+    return TrialRecord(number, config, state, step, score, score, step, array("d", [loss] * step))
+
+
+def searched(sampler, space, loss, count, *, seed=0, workers=1):
+    """The trials of a search, of which so many run at a time."""
+    suggest, history = sampler.bind(space, seed), []
+    for number in range(count):
+        history.append(TrialRecord(number, suggest(number, history, numpy.random.default_rng([seed, number]))))
+        if number >= workers - 1:
+            done = history[number - workers + 1]
+            history[done.number] = trial(done.number, done.config, loss(done.config))
+    return history
+
+
+MIXED = hpo.Space(
+    {
+        "optimizer": hpo.Categorical(["sgd", "adam", "lars"]),
+        "lr": hpo.Float((1e-5, 1.0), log=True),
+        "momentum": hpo.Float((0.0, 0.99)),
+        "layers": hpo.Integer((1, 8)),
+        "width": hpo.Integer((16, 4096), log=True),
+        "batch": hpo.Categorical([32, 64, 128], ordered=True),
+    },
+    conditions={"momentum": "optimizer == 'sgd'"},
+    forbidden=["layers > 6 and batch == 128"],
+)
+
+
+def mixed_loss(config):
+    """Best near lr = 1e-2, sgd, momentum 0.9, 4 layers."""
+    away = abs(math.log10(config["lr"]) + 2) + abs(config["layers"] - 4) / 4
+    return away + (abs(config["momentum"] - 0.9) if "momentum" in config else 1.0)
+
+
+def is_legal(space, config):
+    return space.configuration(config) == config
+
+
+def test_tpe_suggests_only_what_the_space_allows():
+    history = searched(hpo.TPE(), MIXED, mixed_loss, 60, workers=4)
+    assert all(is_legal(MIXED, trial.config) for trial in history)
+    assert any("momentum" not in trial.config for trial in history)
+
+
+@pytest.mark.parametrize("space", [PLAIN, CONDITIONAL, MIXED], ids=["plain", "conditional", "mixed"])
+def test_coordinates_lead_back_to_the_configuration(space):
+    coordinates = Coordinates(space)
+    for config in suggestions(hpo.Random(), space, 50):
+        row = numpy.array(coordinates.row(config))
+        again = coordinates.config(numpy.nan_to_num(row, nan=0.5).tolist())
+        assert again.keys() == config.keys()
+        near = {name: pytest.approx(value) if isinstance(value, float) else value for name, value in config.items()}
+        assert again == near
+        assert numpy.array_equal(coordinates.snapped(row[None])[0], row, equal_nan=True)
+
+
+def test_what_tpe_suggests_follows_from_the_history_alone():
+    history = searched(hpo.TPE(), MIXED, mixed_loss, 40, workers=3)
+    other = searched(hpo.TPE(), MIXED, lambda config: -mixed_loss(config), 40, workers=3)
+    experienced = hpo.TPE().bind(MIXED, 0)
+    for known in (history, other, history[:20]):  # whatever it was asked before
+        experienced(len(known), known, numpy.random.default_rng(0))
+        fresh = hpo.TPE().bind(MIXED, 0)
+        assert [s(40, history, numpy.random.default_rng(7)) for s in (experienced, fresh)] == [
+            fresh(40, history, numpy.random.default_rng(7))
+        ] * 2
+    assert fresh(40, history, numpy.random.default_rng(7)) != fresh(40, other, numpy.random.default_rng(7))
+
+
+def test_tpe_finds_what_random_search_does_not():
+    def ends(sampler):
+        return [min(mixed_loss(t.config) for t in searched(sampler, MIXED, mixed_loss, 60, seed=seed)) for seed in range(9)]
+
+    assert numpy.median(ends(hpo.TPE())) < numpy.median(ends(hpo.Random())) / 2
+
+
+def test_hundreds_of_workers_get_points_of_their_own():
+    space = hpo.Space({"x": hpo.Float((0.0, 1.0)), "y": hpo.Float((0.0, 1.0))})
+    suggest = hpo.TPE().bind(space, 0)
+    points = suggestions(hpo.Random(), space, 40)
+    history = [trial(k, point, (point["x"] - 0.3) ** 2 + (point["y"] - 0.6) ** 2) for k, point in enumerate(points)]
+    for number in range(40, 340):
+        history.append(TrialRecord(number, suggest(number, history, numpy.random.default_rng([0, number]))))
+    places = numpy.array([[t.config["x"], t.config["y"]] for t in history[40:]])
+    apart = numpy.abs(places[:, None] - places[None]).max(axis=2) + numpy.eye(300)
+    assert apart.min() > 0.0
+    assert numpy.median(apart.min(axis=1)) > 0.002
+    near = numpy.hypot(places[:, 0] - 0.3, places[:, 1] - 0.6) < 0.3  # a circle with 28 % of the area
+    assert near.mean() > 0.4
+
+
+def test_of_few_combinations_tpe_tries_each_before_any_twice():
+    space = hpo.Space({"a": hpo.Integer((0, 3)), "b": hpo.Categorical(["x", "y", "z"])})
+    history = searched(hpo.TPE(startup=2), space, lambda config: config["a"], 40)
+    assert len({tuple(t.config.items()) for t in history}) == 12
+
+
+def beside(history, count=60):
+    """Where TPE goes on from a history in one dimension."""
+    space = hpo.Space({"x": hpo.Float((0.0, 1.0))})
+    suggest = hpo.TPE().bind(space, 0)
+    return numpy.array([suggest(len(history), history, numpy.random.default_rng(k))["x"] for k in range(count)])
+
+
+def test_tpe_goes_where_requirements_are_met():
+    points = numpy.linspace(0.01, 0.99, 30).tolist()
+    history = [trial(k, {"x": x}, x, violation=max(0.0, 0.6 - x)) for k, x in enumerate(points)]
+    assert (numpy.abs(beside(history) - 0.65) < 0.2).mean() > 0.8
+    never = [trial(k, {"x": x}, 0.0, violation=1.5 - x) for k, x in enumerate(points)]
+    assert (beside(never) > 0.7).mean() > 0.8
+
+
+def test_tpe_keeps_away_from_what_failed():
+    points = numpy.linspace(0.01, 0.99, 30).tolist()
+    history = [trial(k, {"x": x}, x, state=hpo.State.FAILED if x < 0.5 else hpo.State.DONE) for k, x in enumerate(points)]
+    assert (beside(history) > 0.45).mean() > 0.8
+
+
+def test_tpe_believes_long_trainings_where_there_are_enough():
+    points = numpy.linspace(0.01, 0.99, 30).tolist()
+    short = [trial(k, {"x": x}, x, state=hpo.State.PAUSED) for k, x in enumerate(points)]
+    assert (beside(short) < 0.4).mean() > 0.8
+    long = [trial(30 + k, {"x": x}, 1 - x, step=9) for k, x in enumerate(numpy.linspace(0.05, 0.95, 12).tolist())]
+    assert (beside(short + long) > 0.6).mean() > 0.8
+
+
+def test_what_tpe_cannot_work_with_is_refused():
+    with pytest.raises(hpo.UserError, match="startup has to be a whole number of at least 2"):
+        hpo.TPE(startup=0)
+    with pytest.raises(hpo.UserError, match="random_fraction"):
+        hpo.TPE(random_fraction=1.0)
+
+
+def test_a_parzen_estimator_is_a_density_and_draws_from_itself():
+    space = hpo.Space({"x": hpo.Float((0.0, 1.0)), "kind": hpo.Categorical(["a", "b", "c"]), "y": hpo.Float((0.0, 1.0))})
+    rows = numpy.array([[0.02, 0, 0.3], [0.5, 2, 0.9], [0.55, 2, numpy.nan]])
+    density = Parzen(Coordinates(space), rows, numpy.array([1.0, 2.0, 1.0]), 0.85, 1.0)
+    rng = numpy.random.default_rng(0)
+    even = rng.random((200_000, 3))
+    even[:, 1] = numpy.floor(even[:, 1] * 3)
+    weights = numpy.exp(density.logarithms(even)) * 3
+    assert weights.mean() == pytest.approx(1.0, abs=0.01)
+    drawn = density.draw(rng, 200_000)
+    for look in (
+        lambda r: r[:, 0],
+        lambda r: r[:, 1] == 2,
+        lambda r: r[:, 0] * r[:, 2],
+        lambda r: (r[:, 1] == 0) * r[:, 2] ** 2,
+    ):
+        assert look(drawn).mean() == pytest.approx((weights * look(even)).mean(), abs=0.01)
