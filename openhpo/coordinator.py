@@ -52,6 +52,7 @@ from openhpo.study import Change, Study
 from openhpo.view import Progress, View
 
 COMMIT = 0.025  # seconds: reports are answered when they are in the file, and between two flushes lies at least that
+MANY = 1000  # reports that are worth a flush of their own
 FLUSH_SECONDS = 1.0  # at most so long lies between anything else that happens and the file
 SYNC_SECONDS = 10.0  # and so long between the file and the disk, where the machine itself may fail
 
@@ -443,13 +444,15 @@ class Coordinator(Actor):
         names = message.names
         values = numpy.ndarray((message.count, len(names)), float, message.values)
         last = message.first + message.count - 1
-        count = self._scheduler.reports(stage, message.first, [dict(zip(names, row, strict=True)) for row in values.tolist()])
+        rows = (dict(zip(names, row, strict=True)) for row in values.tolist())  # thousands: one at a time stays in the cache
+        count = self._scheduler.reports(stage, message.first, rows)
         if not stage.again:
             self._writer.reports(stage.trial, stage.id, message.first, names, values[:count], self._time())
             self._steps += count
         self._trainers[sender.rank].answers.append(Accepted(stage.id, last, stage.id in stopped))
         # where training waits for the answer, it does not wait for anything else
-        wait = 0.0 if last in stage.checks else self._committed + COMMIT - self.now()
+        at_once = last in stage.checks or self._writer.waiting >= MANY
+        wait = 0.0 if at_once else self._committed + COMMIT - self.now()
         if wait <= 0:
             self._flush()
         elif not self._commit_due:

@@ -99,7 +99,7 @@ class Objective:
         """How good a trial is with these metrics of that step.
 
         Returns:
-            None where a metric is absent; NO_SCORE where one is not finite.
+            None where a metric is absent; NO_SCORE itself where one is not finite.
         """
         try:
             if not self._requirements and self._plain:
@@ -108,7 +108,7 @@ class Objective:
                 value, violation = self._evaluate(step, metrics)
         except KeyError:
             return None
-        if value - value != 0.0 and not violation:  # infinite or not a number
+        if value - value != 0.0 and (not violation or violation == math.inf):  # infinite or not a number
             return NO_SCORE
         return Score(violation, self.sign * value)
 

@@ -29,6 +29,7 @@ from openhpo.stages import Stage, State, StateName, TrialRecord, Verdict
 from openhpo.tree import Frontier, Node, Tree, Walker, Work
 
 PLANNED = 20_000  # trials at most whose place in the tree is known before they begin
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -478,17 +479,17 @@ class Study:
         """Take a step into a trial; return how that ends it, if it does."""
         trial.step, trial.stage = step, stage
         if score is None:
-            trial.losses.append(float("nan"))
+            trial.losses.append(NAN)
         else:
             trial.last = score
-            trial.losses.append(float("nan") if score == NO_SCORE else score.loss)
+            trial.losses.append(NAN if score is NO_SCORE else score.loss)
             if score < trial.score:
                 trial.score, trial.best_step = score, step
                 best = self._best
                 # a tie goes to the smaller number, whichever was reported first
                 if best is None or (score, trial.number) < (best.score, best.number):
                     self._best = trial
-        if score == NO_SCORE and not self.engine.forks:  # else the engine replaces the model by a better one's
+        if score is NO_SCORE and not self.engine.forks:  # else the engine replaces the model by a better one's
             trial.error = f"{self.objective.metric} is not finite at step {step}"
             return State.FAILED
         return State.STOPPED if self.engine.judge(trial, step) is Verdict.STOP else None

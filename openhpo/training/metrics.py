@@ -17,7 +17,7 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     Raises:
         UserError: What was yielded is no dictionary, or one of its values is no number.
     """
-    if not isinstance(metrics, Mapping):
+    if type(metrics) is not dict and not isinstance(metrics, Mapping):  # the check for an abstract class is slow
         raise UserError(f"train yielded {_short(metrics)}, and it has to yield a dictionary such as {{'val_loss': 0.3}}")
     found: dict[str, float] = {}
     for name, value in metrics.items():
