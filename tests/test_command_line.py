@@ -66,6 +66,12 @@ def test_a_grid_goes_with_every_method(openhpo):
     assert "best of 8 trials" in done.stdout
 
 
+@pytest.mark.parametrize("method", ["bayes", "bohb"])
+def test_axes_are_refused_where_no_grid_is_searched(method, openhpo):
+    done = openhpo("run", method, BRANIN, "--axis", "x=4", "--study", "s")
+    assert (done.returncode, done.stderr) == (2, "error: --axis goes with --sampler grid, not with tpe\n")
+
+
 def test_replay_trains_a_fresh_model_with_the_winners_schedule(openhpo):
     digits = str(ROOT / "apps/digits_mlp.py")
     assert openhpo("run", "pbt", digits, "--trials", "6", "--steps", "6", "--interval", "2", "--study", "s").returncode == 0

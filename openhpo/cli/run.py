@@ -148,10 +148,8 @@ def bohb(
 ) -> Method:
     """Hyperband whose trials are drawn by what the earlier ones showed."""
     from openhpo.engines import Hyperband
-    from openhpo.samplers import TPE
 
-    chosen = TPE(random_fraction=random_fraction) if sampler == "tpe" else sampler_of(sampler, axis)
-    return Method(chosen, lambda steps: Hyperband(steps, min_steps, reduction_factor))
+    return Method(sampler_of(sampler, axis, random_fraction), lambda steps: Hyperband(steps, min_steps, reduction_factor))
 
 
 @method
@@ -216,8 +214,13 @@ def pbt(
     )
 
 
-def sampler_of(name: str, axis: list[str] | None = None) -> Sampler:
+def sampler_of(name: str, axis: list[str] | None = None, random_fraction: float = 0.0) -> Sampler:
     """The sampler of that name.
+
+    Args:
+        name: As it is said on the command line.
+        axis: The axes, of a grid alone.
+        random_fraction: What a sampler that learns leaves to chance.
 
     Raises:
         UserError: There is none.
@@ -230,7 +233,7 @@ def sampler_of(name: str, axis: list[str] | None = None) -> Sampler:
         "random": Random,
         "sobol": Sobol,
         "grid": lambda: Grid(axes_of(axis)),
-        "tpe": TPE,
+        "tpe": lambda: TPE(random_fraction=random_fraction),
     }
     if name not in makers:
         raise UserError(f"there is no sampler {name!r}; there are {', '.join(makers)}.{meant(name, makers)}")
