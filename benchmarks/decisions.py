@@ -54,7 +54,7 @@ class Cheap:
         return {"sampler": "Cheap"}
 
 
-class CheapDraws:
+class CheapDraws(hpo.Suggest):
     learns = False
     size = None
 

@@ -35,7 +35,7 @@ class Rows:
         return {"rows": self._count}
 
 
-class Drawn:
+class Drawn(hpo.Suggest):
     learns = False
     size = None
 

@@ -42,12 +42,12 @@ from openhpo.cli.options import pairs, value_of
 from openhpo.cli.plots import BLACK, BLUE, GREEN, GREY, VERMILION, pyplot, save
 from openhpo.engines import Engine, Full, PopulationBased
 from openhpo.errors import UserError
-from openhpo.hyperparameters import Config
 from openhpo.launch import run
 from openhpo.launcher import relaunch
 from openhpo.objective import Maximize, Minimize, Objective
 from openhpo.place import find_place, share_threads
 from openhpo.replay import space_of
+from openhpo.samplers import Listed
 from openhpo.schedules import Steps
 from openhpo.space import Space
 from openhpo.stages import Stage
@@ -72,25 +72,6 @@ HANDS = ({"h0": 1.0, "h1": 0.0}, {"h0": 0.0, "h1": 1.0})  # the toy's two member
 TOY_INTERVAL = 5  # steps between two decisions there; of 200, our choice
 START = (0.9, 0.9, 1.2 - 2 * 0.81)  # its thetas and Q before the first step
 BARRIER, OPTIMUM = 0.39, 1.2  # published of the toy: what grid search cannot pass, and the largest Q
-
-
-class Given:
-    """A sampler of given configurations, one after the other."""
-
-    learns = False
-
-    def __init__(self, configs: Sequence[Config]) -> None:
-        self.configs = configs
-        self.size: int | None = len(configs)
-
-    def bind(self, space: Space, seed: int) -> Given:
-        return self
-
-    def __call__(self, number: int, history: Any, rng: Any) -> Config:
-        return dict(self.configs[number])
-
-    def definition(self) -> dict[str, Any]:
-        return {"sampler": "Given", "configs": list(self.configs)}
 
 
 class Pair(NamedTuple):
@@ -225,7 +206,7 @@ def play_all(toy: App, toys: int) -> tuple[list[list[Walk]], list[Walk]]:
 def play(toy: App, engine: Engine, seed: int) -> list[Walk]:
     """Train the toy's two members in turns, in this process, and return what was trained, in its order."""
     assert toy.objective is not None
-    study = Study(toy.space, toy.objective, engine=engine, sampler=Given(HANDS), seed=seed)
+    study = Study(toy.space, toy.objective, engine=engine, sampler=Listed(HANDS), seed=seed)
     device = choose_device("cpu", 0)
     states: dict[int | None, Snapshot | None] = {}
     ends: dict[int | None, tuple[float, ...]] = {}

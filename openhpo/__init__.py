@@ -37,15 +37,22 @@ if TYPE_CHECKING:
     from openhpo.result import Result as Result
     from openhpo.result import load as load
     from openhpo.samplers import TPE as TPE
+    from openhpo.samplers import GaussianProcess as GaussianProcess
     from openhpo.samplers import Grid as Grid
+    from openhpo.samplers import Listed as Listed
+    from openhpo.samplers import Optuna as Optuna
     from openhpo.samplers import Random as Random
+    from openhpo.samplers import Refinement as Refinement
+    from openhpo.samplers import Sampler as Sampler
     from openhpo.samplers import Sobol as Sobol
+    from openhpo.samplers import Suggest as Suggest
     from openhpo.schedules import Chain as Chain
     from openhpo.schedules import Constant as Constant
     from openhpo.schedules import Cosine as Cosine
     from openhpo.schedules import Cyclic as Cyclic
     from openhpo.schedules import Exponential as Exponential
     from openhpo.schedules import Linear as Linear
+    from openhpo.schedules import Polynomial as Polynomial
     from openhpo.schedules import Schedule as Schedule
     from openhpo.schedules import Steps as Steps
     from openhpo.schedules import Switch as Switch
@@ -58,6 +65,8 @@ if TYPE_CHECKING:
     from openhpo.study import Study as Study
     from openhpo.training import Trial as Trial
     from openhpo.training import TrialStopped as TrialStopped
+    from openhpo.validation import Validated as Validated
+    from openhpo.validation import validate as validate
 
 _HOMES = {
     "actors": "Actor ActorFailed Address Message PeerLost WorkDone WorkFailed handles run_actors",
@@ -66,13 +75,14 @@ _HOMES = {
     "launch": "run",
     "objective": "Maximize Minimize first_step",
     "result": "Result load",
-    "schedules": "Chain Constant Cosine Cyclic Exponential Linear Schedule Steps Switch Warmup",
-    "samplers": "Grid Random Sobol TPE",
+    "schedules": "Chain Constant Cosine Cyclic Exponential Linear Polynomial Schedule Steps Switch Warmup",
+    "samplers": "GaussianProcess Grid Listed Optuna Random Refinement Sampler Sobol Suggest TPE",
     "hyperparameters": "Categorical Float Integer",
     "space": "Space",
     "stages": "Stage State Verdict",
     "study": "Best Study",
     "training": "Trial TrialStopped",
+    "validation": "Validated validate",
 }
 _NAMES = {name: f"openhpo.{home}" for home, names in _HOMES.items() for name in names.split()}
 

@@ -93,7 +93,7 @@ class Rules:
     def active(self, values: Mapping[str, Any]) -> Config:
         """Of the values, those whose conditions hold; parents come before children."""
         if not self._conditions:
-            return {name: values[name] for name in self._items if name in values}
+            return {name: values[name] for name in self._items}
         known = dict.fromkeys(self._items, NotSet)
         for name in self._items:
             if all(condition.satisfied_by_value(known) for condition in self._conditions.get(name, ())):

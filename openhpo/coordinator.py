@@ -49,6 +49,7 @@ from openhpo.scheduler import Scheduler
 from openhpo.stages import Stage, State, StateName
 from openhpo.storage import StudyWriter, checkpoints, schema
 from openhpo.study import Change, Study
+from openhpo.suggestions import Suggestion
 from openhpo.view import Progress, View
 
 COMMIT = 0.025  # seconds: reports are answered when they are in the file, and between two flushes lies at least that
@@ -142,6 +143,7 @@ class Coordinator(Actor):
         self._committed = 0.0  # when the file was last flushed
         self._synced: float | None = 0.0  # when the disk last was up to date; None while that is under way
         self._syncing = -1
+        self._suggesting = -1
         self._beaten = 0.0  # when trainers were last told that this rank lives
         self._ticked = 0.0
         self._configs: dict[int, Config] = {}  # of the trials, as the file has them
@@ -198,6 +200,8 @@ class Coordinator(Actor):
         self._shown = (self._time(), self._steps)
         self._configs = {int(row["trial"]): tables.config(row) for row in tables.trials[: kept.trials]}
         self._writer.event(schema.RESUMED, self._time(), step=total, text=json.dumps(dict(self._environment)))
+        for change in kept.untold:
+            self._record_change(change)
         self._record_changes()
         self._tidy()
         study = self._study
@@ -238,6 +242,7 @@ class Coordinator(Actor):
     def _close(self) -> None:
         """End the run well."""
         assert self._writer is not None
+        self._record_changes()
         self._writer.close()
         self._writer = None
         self._view.show(self._progress())
@@ -388,6 +393,21 @@ class Coordinator(Actor):
         self._record_changes()
         if self._scheduler.finished:
             self._finish()
+        else:
+            self._have_suggested()
+
+    def _have_suggested(self) -> None:
+        """Have a slow sampler asked in a worker thread, so that messages do not wait for it."""
+        call = None if self._scheduler.suspended else self._study.draw()
+        if call is not None:
+            self._suggesting = self.work(call)
+
+    def _suggested(self, suggestion: Suggestion) -> None:
+        if self._writer is None or self._scheduler.suspended:
+            return  # the next run asks again
+        self._writer.event(schema.SUGGESTED, self._time(), text=json.dumps(suggestion._asdict()))
+        self._scheduler.suggested(suggestion)
+        self._settle()
 
     def _record_stage(self, stage: Stage) -> None:
         assert self._writer is not None
@@ -423,7 +443,7 @@ class Coordinator(Actor):
         assert self._writer is not None
         if change.state is State.RUNNING and not change.forked:
             self._configs[change.trial] = change.config
-            self._writer.trial(change.trial, self._study.seed, change.config, self._time())
+            self._writer.trial(change.trial, change.seed, change.config, self._time())
             return
         kind = schema.TRIAL_FORKED if change.forked else f"{schema.TRIAL}{change.state.value}"
         text = json.dumps(change.config) if change.forked else change.error
@@ -446,7 +466,7 @@ class Coordinator(Actor):
         last = message.first + message.count - 1
         rows = (dict(zip(names, row, strict=True)) for row in values.tolist())  # thousands: one at a time stays in the cache
         count = self._scheduler.reports(stage, message.first, rows)
-        if not stage.again:
+        if count and not stage.again:
             self._writer.reports(stage.trial, stage.id, message.first, names, values[:count], self._time())
             self._steps += count
         self._trainers[sender.rank].answers.append(Accepted(stage.id, last, stage.id in stopped))
@@ -558,9 +578,13 @@ class Coordinator(Actor):
     def on_done(self, message: WorkDone, sender: Address) -> None:
         if message.ticket == self._syncing:
             self._synced = self.now()
+        elif message.ticket == self._suggesting:
+            self._suggested(message.result)
 
     @handles(WorkFailed)
-    def on_not_removed(self, message: WorkFailed, sender: Address) -> None:
+    def on_failed_work(self, message: WorkFailed, sender: Address) -> None:
+        if message.ticket == self._suggesting:
+            raise message.error
         self._view.note(f"a checkpoint could not be removed: {message.error}")
 
     @handles(Trouble)

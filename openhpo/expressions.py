@@ -84,6 +84,11 @@ class Requirement:
             for lower, upper in [(left, right) if isinstance(op, ast.Lt | ast.LtE) else (right, left)]
         ]
 
+    def margin(self, values: Mapping[str, float]) -> float:
+        """The largest of the differences that have to be below 0; infinite where a side is not a number."""
+        differences = [lower(values) - upper(values) for lower, upper, _ in self._pairs]
+        return math.inf if any(math.isnan(difference) for difference in differences) else max(differences)
+
     def violation(self, values: Mapping[str, float]) -> float:
         """0 where it holds, else the distance to where it would; infinite where a side is not a number."""
         total = 0.0

@@ -10,7 +10,7 @@ import platform
 import shlex
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from openhpo.study import Study
 from openhpo.trainer import Trainer
 from openhpo.training import Trial
 from openhpo.training.devices import PRECISIONS, choose_device
+from openhpo.warmstart import known_for
 
 
 def run(
@@ -50,6 +51,9 @@ def run(
     precision: str = "fp32",
     state_memory: int | None = None,
     merge: bool = True,
+    replicates: int = 1,
+    prior: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    warm_start: str | Path | None = None,
     dedicated_coordinator: bool = False,
     time_limit: float | None = None,
     retries: int = 0,
@@ -81,6 +85,10 @@ def run(
         state_memory: Bytes of host memory a rank uses for the states of trials that may go on; those beyond it are written to
             checkpoint files. By default a quarter of the node's memory, divided among its ranks.
         merge: Train what trials have in common once.
+        replicates: How often to train each configuration, each time with another seed: engine and sampler see means and their
+            standard errors. `trials` counts configurations.
+        prior: A configuration to try first, or several, such as {"lr": 0.1}; what one leaves open is drawn at random.
+        warm_start: The folder of an earlier study of the same or an overlapping space, which the sampler learns from.
         dedicated_coordinator: Keep rank 0 free of training, where there are others.
         time_limit: Seconds after which the run stops in order, to be continued: give it somewhat less than the batch system
             does. SIGTERM, SIGUSR1 and the first SIGINT do the same.
@@ -109,7 +117,18 @@ def run(
 
     def make_study(total: int | None = None, /) -> Study:
         count = trials if total is None else total
-        return Study(space, objective, engine=engine, sampler=sampler, trials=count, seed=seed, merge=merge)
+        return Study(
+            space,
+            objective,
+            engine=engine,
+            sampler=sampler,
+            trials=count,
+            seed=seed,
+            merge=merge,
+            replicates=replicates,
+            prior=prior,
+            known=None if warm_start is None else known_for(folder, warm_start, space, objective),
+        )
 
     def cast(rank: int, size: int) -> Mapping[str, Actor]:
         company: dict[str, Actor] = {**(actors(rank, size) if actors is not None else {})}

@@ -24,6 +24,7 @@ class Score(msgspec.Struct, frozen=True, order=True, gc=False):
 
     violation: float
     loss: float  # the objective, negated where it is maximised
+    margins: tuple[float, ...] = ()  # how far each requirement is from being met; below 0, with how much to spare
 
 
 NO_SCORE = Score(math.inf, math.inf)
@@ -102,24 +103,33 @@ class Objective:
             None where a metric is absent; NO_SCORE itself where one is not finite.
         """
         try:
+            margins: tuple[float, ...] = ()
             if not self._requirements and self._plain:
                 value, violation = metrics[self._plain], 0.0
             else:
-                value, violation = self._evaluate(step, metrics)
+                value, violation, margins = self._evaluate(step, metrics)
         except KeyError:
             return None
         if value - value != 0.0 and (not violation or violation == math.inf):  # infinite or not a number
             return NO_SCORE
-        return Score(violation, self.sign * value)
+        return Score(violation, self.sign * value, margins)
 
-    def _evaluate(self, step: int, metrics: Metrics) -> tuple[float, float]:
+    def _evaluate(self, step: int, metrics: Metrics) -> tuple[float, float, tuple[float, ...]]:
         if self._derived:
             metrics = {**metrics, **{name: expression(metrics) for name, expression in self._derived.items()}}
         violation = sum(requirement.violation(metrics) for requirement in self._requirements)
+        margins = tuple(requirement.margin(metrics) for requirement in self._requirements)
         if isinstance(self.metric, FirstStep):
-            return (math.inf if violation else float(step)), violation
+            return (math.inf if violation else float(step)), violation, margins
         value = self._target(metrics) if self._target else metrics[self._plain]
-        return (value if math.isfinite(value) else math.inf * self.sign, violation if math.isfinite(value) else math.inf)
+        if not math.isfinite(value):
+            return math.inf * self.sign, math.inf, margins
+        return value, violation, margins
+
+    @property
+    def ends(self) -> bool:
+        """Whether a trial that meets the requirements has nothing to gain by going on."""
+        return isinstance(self.metric, FirstStep)
 
     def value(self, score: Score) -> float:
         """The metric itself, with the sign it was reported with."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +15,8 @@ from numpy.typing import NDArray
 
 from openhpo.errors import UserError, meant
 from openhpo.objective import NO_SCORE, Objective, Score
-from openhpo.stages import AT_REST, State
+from openhpo.replicates import Replicates
+from openhpo.stages import AT_REST, State, TrialRecord
 from openhpo.storage import schema
 from openhpo.storage.reader import read, study_file
 from openhpo.storage.tables import Tables
@@ -314,10 +317,13 @@ class Result:
     @cached_property
     def _scored(self) -> list[Score | None]:
         """The score of every report."""
-        names = self.metrics
+        names, score = self.metrics, self.objective.score
+        values = numpy.ascontiguousarray(self.tables.values)
+        reported = (values.view(numpy.uint64) != schema.ABSENT_BITS).tolist()
+        steps = self.tables.reports["step"].tolist()
         return [
-            self.objective.score(step, {name: value for name, value in zip(names, row, strict=True) if not math.isnan(value)})
-            for step, row in zip(self.tables.reports["step"].tolist(), self.tables.values.tolist(), strict=True)
+            score(step, {name: value for name, value, there in zip(names, row, is_there, strict=True) if there})
+            for step, row, is_there in zip(steps, values.tolist(), reported, strict=True)
         ]
 
     @cached_property
@@ -345,14 +351,57 @@ class Result:
         events = self.tables.events
         return set(events["trial"][events["kind"] == schema.TRIAL_FORKED.encode()].tolist())
 
+    @property
+    def replicates(self) -> int:
+        """How often each configuration is trained, each time with another seed."""
+        return int(self.definition.get("replicates", 1))
+
+    @cached_property
+    def candidates(self) -> list[TrialRecord]:
+        """The configurations of a study with replicates: means over these, as its engine and sampler saw them.
+
+        Configuration c has the trials c * replicates to (c + 1) * replicates - 1.
+        """
+        count, found = self.replicates, []
+        for first in range(0, len(self.configs) - count + 1, count):
+            numbers = range(first, first + count)
+            trials = [TrialRecord(trial, self.configs[trial], self.states[trial], int(self._steps[trial])) for trial in numbers]
+            group = Replicates(TrialRecord(first // count, self.configs[first]), trials)
+            for trial in trials:
+                for row in self._rows[trial.number].tolist():
+                    if self._scored[row] is not NO_SCORE:
+                        group.tell(trial, self._scored[row])
+            for _ in group.known():
+                pass
+            group.stopped = any(trial.state is State.STOPPED for trial in trials)
+            group.record.state = group.rests or State.RUNNING
+            found.append(group.record)
+        return found
+
+    @cached_property
+    def remarks(self) -> list[dict[str, Any]]:
+        """What a slow sampler said of its suggestions, in order: a refinement tells of boundaries and clusters."""
+        events = self.tables.events[self.tables.events["kind"] == schema.SUGGESTED.encode()]
+        texts = (self.tables.text(int(event["text_at"]), int(event["text_size"])) for event in events)
+        return [remark for text in texts for remark in json.loads(text)["remarks"]]
+
+    def reports(self, trial: int) -> Iterator[tuple[int, dict[str, float]]]:
+        """What a trial reported of the model that it holds: each step and its metrics."""
+        for row in self._rows[trial].tolist():
+            values = zip(self.metrics, self.tables.values[row].tolist(), strict=True)
+            yield int(self.tables.reports["step"][row]), {name: value for name, value in values if not math.isnan(value)}
+
     @cached_property
     def best(self) -> Best | None:
-        """The best trial; None while no trial has reported a finite objective."""
+        """The best trial, of replicates the best configuration; None while nothing has reported a finite objective."""
         top = self.top(1)
         return top[0] if top else None
 
     def top(self, count: int) -> list[Best]:
-        """The best trials, the best first."""
+        """The best trials, the best first; of replicates, the best configurations."""
+        if self.replicates > 1:
+            ranked = sorted(self.candidates, key=lambda candidate: (candidate.score, candidate.number))
+            return [self._mean_standing(candidate) for candidate in ranked[:count] if candidate.score != NO_SCORE]
         order = sorted(range(len(self.scores)), key=lambda trial: (self.scores[trial][0], trial))
         return [self._standing(trial) for trial in order[:count] if self.scores[trial][0] != NO_SCORE]
 
@@ -368,6 +417,23 @@ class Result:
         found = (self._scored[each] for each in self._path_rows(int(self.tables.reports["stage"][row]), step))
         curve = [math.nan if each in (None, NO_SCORE) else self.objective.value(each) for each in found]
         return Best(trial, self.lineage(trial, step)[-1].config, value, step, feasible, curve)
+
+    def _mean_standing(self, candidate: TrialRecord) -> Best:
+        score, step = candidate.score, candidate.best_step
+        curve = [self.objective.sign * loss for loss in candidate.losses]
+        value, error = self.objective.value(score), candidate.errors[step - 1]
+        return Best(candidate.number, candidate.config, value, step, score.violation == 0, curve, error)
+
+    def metrics_of(self, found: Best) -> dict[str, float]:
+        """All metrics at the best step of one of the best; of replicates their means."""
+        if self.replicates == 1:
+            return self.metrics_at(found.trial, found.step)
+        first = found.trial * self.replicates
+        rows = [
+            self.metrics_at(trial, min(found.step, int(self._steps[trial]))) for trial in range(first, first + self.replicates)
+        ]
+        values = {name: [row[name] for row in rows if name in row] for name in self.metrics}
+        return {name: sum(given) / len(given) for name, given in values.items() if given}
 
     @cached_property
     def best_configs(self) -> list[dict[str, Any]]:

@@ -12,9 +12,11 @@ import numpy
 from openhpo.errors import UserError
 from openhpo.result import Result, load
 from openhpo.scheduler import Scheduler
-from openhpo.stages import Stage, StateName
+from openhpo.stages import Stage, State, StateName
 from openhpo.storage import Tables, schema
 from openhpo.storage.checkpoints import name_of
+from openhpo.study import Change
+from openhpo.suggestions import Suggestion
 
 
 class Kept(NamedTuple):
@@ -23,12 +25,14 @@ class Kept(NamedTuple):
     Attributes:
         trials, stages, reports: Rows of these tables.
         seconds: Until the last of them, over all runs.
+        untold: What trials came to by the last reports, which the run that took these did not live to write.
     """
 
     trials: int
     stages: int
     reports: int
     seconds: float
+    untold: list[Change]
 
 
 def check_same(folder: Path, definition: Mapping[str, Any]) -> Result:
@@ -91,10 +95,11 @@ def replay(tables: Tables, scheduler: Scheduler) -> Kept:
             "It is left as it is; choose another --study to start anew."
         ) from None
     study = scheduler.study
-    study.changes()  # which the file has already
+    told = int(numpy.char.startswith(tables.events["kind"], schema.TRIAL.encode()).sum())
+    untold = [change for change in study.changes() if change.state is not State.RUNNING or change.forked][told:]
     study.releases()
     times = [table["time"][-1] for table in (tables.events, tables.reports[:reports]) if len(table)]
-    return Kept(len(study.trials), study.issued, reports, float(max(times, default=0.0)))
+    return Kept(len(study.trials), study.issued, reports, float(max(times, default=0.0)), untold)
 
 
 def _replay(tables: Tables, scheduler: Scheduler) -> int:
@@ -148,6 +153,10 @@ def _replay_event(tables: Tables, scheduler: Scheduler, event: numpy.void) -> No
         # its stages end by the events that follow, and only then is there anything to hand out
         if not scheduler.leave(rank):
             _replay_assignments(tables, scheduler)
+    elif kind == schema.SUGGESTED:
+        suggestion = json.loads(tables.text(int(event["text_at"]), int(event["text_size"])))
+        scheduler.suggested(Suggestion(suggestion["config"], suggestion["remarks"]))
+        _replay_assignments(tables, scheduler)
     elif kind in ENDS:
         _replay_end(tables, scheduler, event, kind)
         _replay_assignments(tables, scheduler)

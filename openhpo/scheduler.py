@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from openhpo.stages import Stage, StateName, Verdict
 from openhpo.study import Study
+from openhpo.suggestions import Suggestion
 
 
 class Scheduler:
@@ -31,6 +32,7 @@ class Scheduler:
     """
 
     def __init__(self, study: Study) -> None:
+        study.defer()
         self.study = study
         self.ranks: set[int] = set()
         self.stages: dict[int, Stage] = {}
@@ -107,6 +109,9 @@ class Scheduler:
         Returns:
             How many of them count; fewer than there are when they end in a stop.
         """
+        if self.study.unwanted(stage):  # since other replicates of its configuration have shown enough
+            self.stopped.add(stage.id)
+            return 0
         tell, step = self.study.tell, first
         for row in metrics:
             verdict = tell(stage, step, row)
@@ -115,6 +120,10 @@ class Scheduler:
                 self.stopped.add(stage.id)
                 break
         return step - first
+
+    def suggested(self, suggestion: Suggestion) -> None:
+        """What a slow sampler was asked for is there."""
+        self.study.suggested(suggestion)
 
     def ended(self, stage: Stage, *, kept: bool) -> None:
         """A stage has ended well; `kept` says whether its trainer holds the state at its end."""

@@ -4,8 +4,8 @@ A schedule is a function of t, the steps trained so far: step k (they count from
 value in force at a step is the one at its beginning. The parameters of a schedule are numbers, hyperparameters
 (`Float((1e-3, 1.0), log=True)`), or texts that name another hyperparameter or compute from some ("peak / 10").
 
-Whether two schedules are the same function is decided on a canonical form, pieces of constants, lines and cosines with exact
-rational coefficients, and the value in force is computed from that form alone: equal forms give equal bits.
+Whether two schedules are the same function is decided on a canonical form, pieces of constants, lines, powers and cosines with
+exact rational coefficients, and the value in force is computed from that form alone: equal forms give equal bits.
 """
 
 from __future__ import annotations
@@ -44,6 +44,26 @@ class Line(NamedTuple):
         return float(self.intercept + self.slope * t)
 
 
+class Power(NamedTuple):
+    """end + scale ((stop - t) / length)^power, up to `stop`.
+
+    A whole power has length 1 and what `scale` then is, as pieces of one such curve are the same function wherever they begin.
+    For another power that number need not be rational: curves of different lengths count as different functions.
+    """
+
+    end: Fraction
+    scale: Fraction
+    stop: Fraction
+    length: Fraction
+    power: Fraction
+
+    def at(self, t: Fraction) -> float:
+        left = (self.stop - t) / self.length
+        whole = self.power.denominator == 1
+        share = left**self.power.numerator if whole else Fraction(math.pow(left, self.power))
+        return float(self.end + self.scale * share)
+
+
 class Wave(NamedTuple):
     """Half a cosine, from `high` at `begin` to `low` at `begin + length`."""
 
@@ -57,7 +77,7 @@ class Wave(NamedTuple):
         return float(self.high) - float(self.high - self.low) * down
 
 
-Form: TypeAlias = Held | Line | Wave
+Form: TypeAlias = Held | Line | Power | Wave
 
 
 class Piece(NamedTuple):
@@ -82,6 +102,15 @@ def line(start: Fraction, end: Fraction, begin: Fraction, length: Fraction) -> F
         return held(float(start))
     slope = (end - start) / length
     return Line(start - slope * begin, slope)
+
+
+def curve(start: Fraction, end: Fraction, begin: Fraction, length: Fraction, power: Fraction) -> Form:
+    """From `start` at t = `begin` to `end`, `length` later, as a power of what is left of it."""
+    if start == end or power == 1:
+        return line(start, end, begin, length)
+    if power.denominator == 1:
+        return Power(end, (start - end) / length**power.numerator, begin + length, Fraction(1), power)
+    return Power(end, start - end, begin + length, length, power)
 
 
 @dataclass(frozen=True)
@@ -205,6 +234,32 @@ class Linear(Schedule):
 
     def check(self) -> None:
         _above_zero("steps", self.steps)
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """From `start` to `end` in so many steps as a power of the steps left, then `end`; without `power` along a parabola.
+
+    LARS was published with this after a warm-up (You et al. 2017): Chain(Warmup(8.0, 5), Polynomial(8.0, 0.0, 85)).
+    """
+
+    start: Number
+    end: Number
+    steps: Number
+    power: Number = 2
+
+    def spans(self, begin: Fraction) -> Iterator[Piece]:
+        length = exact(self.steps)
+        yield Piece(curve(exact(self.start), exact(self.end), begin, length, exact(self.power)), begin + length)
+        yield Piece(held(float(self.end)), None)
+
+    @property
+    def length(self) -> Fraction:
+        return exact(self.steps)
+
+    def check(self) -> None:
+        _above_zero("steps", self.steps)
+        _above_zero("power", self.power)
 
 
 @dataclass(frozen=True)
@@ -460,5 +515,5 @@ def _above_zero(name: str, *numbers: Any) -> None:
 
 
 FROM_NAME: dict[str, Callable[..., Schedule]] = {
-    kind.__name__: kind for kind in (Constant, Steps, Linear, Warmup, Exponential, Cosine, Cyclic, Chain, Switch)
+    kind.__name__: kind for kind in (Constant, Steps, Linear, Polynomial, Warmup, Exponential, Cosine, Cyclic, Chain, Switch)
 }

@@ -5,14 +5,14 @@ ConfigSpace is imported at the first decision only: trainers never need it, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from openhpo.course import Course
 from openhpo.errors import UserError, meant
 from openhpo.hyperparameters import Categorical, Config, Float, Hyperparameter, Integer, Value
-from openhpo.schedules import Schedule
+from openhpo.schedules import FROM_NAME, Chain, Schedule
 
 if TYPE_CHECKING:
     import numpy
@@ -129,6 +129,33 @@ class Space:
                 raise UserError(f"{name} cannot be {value!r}: it is {self.hyperparameters[name]}")
         return fixed
 
+    def within(self, bounds: Mapping[str, tuple[Any, Any]]) -> Space:
+        """This space with other ranges.
+
+        Args:
+            bounds: By hyperparameter, the first and the last value: of a Float or Integer any, of an ordered Categorical two
+                of its choices.
+
+        Raises:
+            UserError: The ranges of a ConfigSpace space are its own.
+        """
+        if self._given is not None:
+            raise UserError("the ranges of a ConfigSpace space cannot be moved: describe it as an hpo.Space")
+        other = Space.__new__(Space)
+        items = {
+            name: self._ranged(name, *bounds[name]) if name in bounds else item for name, item in self.hyperparameters.items()
+        }
+        other.__dict__.update(self.__dict__, hyperparameters=items)
+        other.__dict__.pop("rules", None)
+        return other
+
+    def _ranged(self, name: str, low: Any, high: Any) -> Hyperparameter:
+        item = self.hyperparameters[name]
+        if isinstance(item, Categorical):
+            choices = list(item.choices)
+            return Categorical(choices[choices.index(low) : choices.index(high) + 1], item.ordered)
+        return type(item)((low, high), item.log)
+
     def _replace_schedule(self, name: str) -> None:
         """Make room for a plain value of that name."""
         parameters = self.schedules[name].parameters(name)
@@ -235,3 +262,53 @@ class Space:
             "forbidden": list(self.forbidden),
             **({"configspace": self._given.to_serialized_dict()} if self._given is not None else {}),
         }
+
+    @staticmethod
+    def from_definition(definition: Mapping[str, Any]) -> Space:
+        """The space that `definition` describes.
+
+        Raises:
+            UserError: It has a schedule that is not known here.
+        """
+        if "configspace" in definition:
+            from ConfigSpace import ConfigurationSpace
+
+            space = Space(ConfigurationSpace.from_serialized_dict(definition["configspace"]))
+            return space.fix({name: value for name, value in definition["fixed"].items() if name not in space.fixed})
+        free = {name: _hyperparameter(described) for name, described in definition["hyperparameters"].items()}
+        schedules = {name: _schedule(name, described, free) for name, described in definition["schedules"].items()}
+        owner = {parameter: name for name, schedule in schedules.items() for parameter in schedule.parameters(name)}
+        given: dict[str, Any] = {}  # in the order that it was given in
+        for name, item in free.items():
+            given[owner.get(name, name)] = schedules[owner[name]] if name in owner else item
+        given |= schedules
+        given |= {name: value for name, value in definition["fixed"].items() if name not in free}
+        space = Space(given, conditions=definition["conditions"], forbidden=definition["forbidden"])
+        return space.fix({name: value for name, value in definition["fixed"].items() if name in free})
+
+
+KINDS: dict[str, Callable[..., Hyperparameter]] = {kind.__name__: kind for kind in (Float, Integer, Categorical)}
+
+
+def _hyperparameter(described: dict[str, Any]) -> Hyperparameter:
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in described.items() if name != "type"}
+    return KINDS[described["type"]](**values)
+
+
+def _schedule(path: str, described: dict[str, Any], free: dict[str, Hyperparameter]) -> Schedule:
+    kind = FROM_NAME.get(described["type"])
+    if kind is None:
+        raise UserError(
+            f"the schedule of {path!r} is a {described['type']}, which is not openhpo's: it cannot be made from a study file"
+        )
+    if kind is Chain:
+        return Chain(*(_schedule(f"{path}.{place}", part, free) for place, part in enumerate(described["parts"])))
+    return kind(**{name: _parameter(f"{path}.{name}", item, free) for name, item in described.items() if name != "type"})
+
+
+def _parameter(path: str, item: Any, free: dict[str, Hyperparameter]) -> Any:
+    if isinstance(item, list):
+        return tuple(_parameter(f"{path}.{place}", inner, free) for place, inner in enumerate(item))
+    if isinstance(item, dict):
+        return free[path] if path in free else _schedule(path, item, free)
+    return item

@@ -102,6 +102,7 @@ class TrialRecord:
         best_step: The step of that score.
         losses: The objective after each step of the model it holds, negated where it is maximised; NaN where it was not
             reported.
+        errors: The standard error of each of these, where they are means over replicates; empty otherwise.
         stage: The stage that brought it to `step`.
         error: The last line of what it failed with.
     """
@@ -114,5 +115,6 @@ class TrialRecord:
     score: Score = NO_SCORE
     best_step: int = 0
     losses: array[float] = field(default_factory=lambda: array("d"))
+    errors: array[float] = field(default_factory=lambda: array("d"))
     stage: int | None = None
     error: str = ""

@@ -7,29 +7,31 @@ Rules:
 - What trials share is trained once: engines ask for "this trial up to that step", and the tree of stages (`tree.py`) resolves
   that to the spans that nobody has trained yet. A report counts for every trial that the stage is part of.
 - Trial k's configuration depends on the study's definition and, for samplers that learn, on the trials told so far.
+- With replicates, a configuration is several trials; to the engine and the sampler it is one, with means (`replicates.py`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from openhpo.course import Course
 from openhpo.engines import Engine, Request
-from openhpo.errors import UserError
+from openhpo.errors import UserError, whole
 from openhpo.holdings import Holdings, Release
 from openhpo.hyperparameters import Config
-from openhpo.keyed import KeyedGenerator
 from openhpo.objective import NO_SCORE, Objective, Score, objective_of
+from openhpo.replicates import Replicates
+from openhpo.roster import Roster
 from openhpo.samplers import Random, Sampler
 from openhpo.space import Space
 from openhpo.stages import Stage, State, StateName, TrialRecord, Verdict
+from openhpo.suggestions import Known, Suggestion, Suggestions, prior_of
 from openhpo.tree import Frontier, Node, Tree, Walker, Work
 
-PLANNED = 20_000  # trials at most whose place in the tree is known before they begin
-NAN = float("nan")
+NAN = math.nan
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ class Best:
     """The best trial so far.
 
     Attributes:
-        trial: Its number.
+        trial: Its number; of replicates, the configuration's.
         config: Its hyperparameters.
-        value: The objective at its best step.
+        value: The objective at its best step; the mean over its replicates.
         step: That step.
         feasible: Whether it meets the requirements.
         curve: The objective after each of its steps.
+        error: The standard error of the mean; NaN without replicates.
     """
 
     trial: int
@@ -51,6 +54,7 @@ class Best:
     step: int
     feasible: bool
     curve: list[float]
+    error: float = NAN
 
 
 class Change(NamedTuple):
@@ -58,6 +62,7 @@ class Change(NamedTuple):
 
     Attributes:
         trial: Its number.
+        seed: What its training's random numbers are keyed by.
         state: What it is now: begun (RUNNING), or at rest.
         stage: The stage that brought it to `step`; for a fork, the one whose end state it goes on with.
         step: Steps trained of the model it holds.
@@ -67,6 +72,7 @@ class Change(NamedTuple):
     """
 
     trial: int
+    seed: int
     state: State
     stage: int | None
     step: int
@@ -105,6 +111,10 @@ class Study:
         trials: How many trials in total; a grid's size, or the number that the engine fixes, when absent.
         seed: Decides everything random: suggestions, and the training of every trial.
         merge: Train what trials share once. False trains every trial by itself.
+        replicates: How often to train each configuration, each time with another seed. Trial t is replicate t % replicates of
+            configuration t // replicates, and `trials` counts configurations.
+        prior: A configuration to try first, or several; what one leaves open is drawn.
+        known: What the sampler is to know from an earlier study (`warmstart.known_from`).
 
     Raises:
         UserError: The definition makes no sense.
@@ -120,6 +130,9 @@ class Study:
         trials: int | None = None,
         seed: int = 0,
         merge: bool = True,
+        replicates: int = 1,
+        prior: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        known: Known | None = None,
     ) -> None:
         self.space = space if isinstance(space, Space) else Space(space)
         self.objective = objective_of(objective)
@@ -127,16 +140,17 @@ class Study:
         self.sampler = Random() if sampler is None else sampler
         self.seed = _seed(seed)
         self.merge = merge
-        self._keyed = KeyedGenerator()
-        self.trials: list[TrialRecord] = []
+        self.replicates = _replicates(replicates, engine)
+        self.prior = prior_of(prior)
+        self.known = known
         self.tree = Tree()
-        self._suggest = self.sampler.bind(self.space, seed)
-        self.total = _total(trials, self._suggest.size, engine.size)
+        self._suggestions = Suggestions(self.sampler, self.space, seed, self.prior, self.known)
+        self.total = _total(trials, self._suggestions.size, engine.size)
         self.engine.start(self.space, self.total, seed)
-        self._walkers: list[Walker] = []
-        self._recalled: Sequence[Config] = ()
-        self._drawn: list[tuple[Config, Course]] = []  # of the trials to come, the next one last
-        self._planned = 0  # of those, the ones whose place in the tree is known
+        self._roster = Roster(self.space, self._suggestions, self.tree, engine.max_steps, seed, self.replicates, merge=merge)
+        self.trials = self._roster.trials
+        self.candidates = self._roster.candidates  # as the engine and the sampler see trials
+        self._awaiting: Request | None = None  # for a trial whose configuration is still to be suggested
         self._frontier = Frontier()
         self._running: dict[int, Run] = {}
         self._holdings = Holdings()
@@ -159,7 +173,7 @@ class Study:
         Raises:
             UserError: The method needs to know their number from its first decision on, or they would be fewer.
         """
-        total = _total(trials, self._suggest.size, self.engine.size)
+        total = _total(trials, self._suggestions.size, self.engine.size)
         if total < self.total:
             raise UserError(f"the study has {self.total} trials already, so it cannot have {total} in total")
         if total > self.total and not self.engine.extendable:
@@ -195,44 +209,79 @@ class Study:
     def _pull(self) -> bool:
         """Take what the engine asks for of trials that have begun; return whether there was anything."""
         pulled = False
-        while (request := self.engine.request(self.trials, False, len(self._frontier))) is not None:
+        while (request := self.engine.request(self.candidates, False, len(self._frontier))) is not None:
             self._accept(request)
             pulled = True
         return pulled
 
     def _pull_new(self) -> bool:
-        """Let the engine ask for a new trial; return whether it did."""
-        if len(self.trials) >= self.total:
+        """Let the engine ask for a new trial; return whether one began."""
+        if self._awaiting is not None or len(self.candidates) >= self.total or not self._roster.ready():
             return False
-        request = self.engine.request(self.trials, True, len(self._frontier))
-        if request is None:
+        self._awaiting = self.engine.request(self.candidates, True, len(self._frontier))
+        return self._awaiting is not None and self._begin()
+
+    def _begin(self) -> bool:
+        """Let the trial begin that the engine has asked for, if its configuration is there; return whether it did."""
+        if not self._roster.draw(self.total):
+            if self._roster.over:
+                self._end_search()
             return False
-        self._accept(request)
+        request, self._awaiting = self._awaiting, None
+        assert request is not None
+        walkers = self._roster.begin()
+        for walker in walkers:
+            self._changed(walker, State.RUNNING, None)
+        self._send(walkers, request)
         return True
 
-    def _accept(self, request: Request) -> None:
-        walker = self._new_walker() if request.trial is None else self._walkers[request.trial]
+    def _end_search(self) -> None:
+        """The sampler says that nothing more is worth trying."""
+        if not self.engine.extendable:
+            raise UserError(
+                f"{type(self.sampler).__name__} may end before all trials have begun, and {type(self.engine).__name__} decides "
+                "by their number: choose an engine that does not, such as Full or ASHA"
+            )
+        self._awaiting = None
+        self.total = len(self.candidates)
+
+    def _changed(self, walker: Walker, state: State, stage: int | None, *, forked: bool = False) -> None:
         trial = walker.trial
-        if request.trial is not None:
+        self._changes.append(
+            Change(trial.number, self._roster.seed(trial.number), state, stage, trial.step, forked, trial.config, trial.error)
+        )
+
+    def _accept(self, request: Request) -> None:
+        """A trial that has come to rest goes on."""
+        assert request.trial is not None
+        self.candidates[request.trial].state = State.RUNNING
+        walkers = self._roster.resting(request.trial)
+        self.at_rest -= 1
+        for walker in walkers:
             walker.leaf.claims -= 1
-            self.at_rest -= 1
-        before = walker.leaf
-        if request.donor is not None:
-            self._fork(walker, self._walkers[request.donor], request.config)
-        walker.goal, walker.priority = request.stop, request.priority
-        trial.state = State.RUNNING
-        self._walk(walker)
-        self._holdings.let_go(before)
+        self._send(walkers, request)
+
+    def _send(self, walkers: Sequence[Walker], request: Request) -> None:
+        for walker in walkers:  # before the first of them arrives
+            walker.goal, walker.priority = request.stop, request.priority
+            walker.trial.state = State.RUNNING
+        for walker in walkers:
+            before = walker.leaf
+            if request.donor is not None:
+                self._fork(walker, self._roster.walkers(request.donor)[0], request.config)
+            if walker.trial.state is State.RUNNING:  # not stopped by what another one passed
+                self._walk(walker)
+            self._holdings.let_go(before)
 
     def _fork(self, walker: Walker, donor: Walker, config: Config | None) -> None:
         """Go on with the model of another trial, from where that one last rested."""
         trial, leaf = walker.trial, donor.leaf
         trial.config = donor.trial.config if config is None else config
-        walker.course = self._course(trial.config, trial.number)
+        walker.course = self._roster.course(trial.config, trial.number)
         walker.leaf = leaf
         trial.step, trial.stage = leaf.stop, leaf.stage
         trial.losses = donor.trial.losses[: leaf.stop]
-        self._changes.append(Change(trial.number, State.RUNNING, leaf.stage, leaf.stop, True, trial.config, ""))
+        self._changed(walker, State.RUNNING, leaf.stage, forked=True)
 
     def _issue(self, node: Node, worker: int) -> Stage:
         parent = node.parent
@@ -253,7 +302,7 @@ class Study:
             node.start,
             stop,
             config,
-            self.seed,
+            self._roster.seed(walker.trial.number),
             (worker,),
             () if again else self.engine.checks(node.start, stop),
             None if parent.state is None else parent.state.stage,
@@ -288,60 +337,31 @@ class Study:
 
         Changes no answer of this object, only when the time for one is spent.
         """
-        if not self._drawn and not self._suggest.learns and len(self.trials) < self.total:
-            self._draw(1)
-
-    def _draw(self, count: int) -> None:
-        """Draw configurations ahead; where schedules make trials part at steps that are not known, as many as reasonable."""
-        first = len(self.trials)
-        plan = bool(self.space.schedules) and self.merge and not self._suggest.learns
-        if plan:
-            count = min(self.total - first, PLANNED)
-        drawn = []
-        for number in range(first, first + count):
-            config = self._suggestion(number)
-            drawn.append((config, self._course(config, number)))
-        self._drawn = drawn[::-1]
-        if plan:
-            self._planned = count
-            for _, course in drawn:
-                self.tree.plan(course, self.engine.max_steps)
-
-    def _new_walker(self) -> Walker:
-        if not self._drawn:
-            self._draw(1)
-        config, course = self._drawn.pop()
-        trial = TrialRecord(len(self.trials), config)
-        walker = Walker(trial, course, self.tree.root)
-        self.trials.append(trial)
-        self._walkers.append(walker)
-        self._changes.append(Change(trial.number, State.RUNNING, None, 0, False, config, ""))
-        if self._planned:
-            self._planned -= 1
-            self.tree.begin(course, self.engine.max_steps)
-        return walker
-
-    def _course(self, config: Config, number: int) -> Course:
-        return self.space.course(config, self.seed if self.merge else (self.seed, number))
+        self._roster.prepare(self.total)
 
     def recall(self, configs: Sequence[Config]) -> None:
         """From now on, give the first trials these configurations instead of asking the sampler.
 
-        A sampler that learns does so by sums whose last bits may differ from machine to machine, and takes its time.
-
         Raises:
             ValueError: One of them is none of the space.
         """
-        for number, config in enumerate(configs):
-            if not self.space.holds(config):
-                raise ValueError(f"the configuration of trial {number} is none of its space")
-        self._recalled = configs
+        self._suggestions.recall(configs[:: self.replicates])
 
-    def _suggestion(self, number: int) -> Config:
-        if number < len(self._recalled):
-            return dict(self._recalled[number])
-        self._keyed.rekey(self.seed, number)
-        return self._suggest(number, self.trials, self._keyed.generator)
+    def defer(self) -> None:
+        """From now on have a slow sampler asked by whoever calls: `draw` gives the call, `suggested` takes its answer."""
+        self._suggestions.defer()
+
+    def draw(self) -> Callable[[], Suggestion] | None:
+        """What to call in another thread, where a slow sampler is to be asked now."""
+        number = len(self.candidates)
+        awaited = self._awaiting is not None
+        return self._suggestions.draw(number, awaited=awaited) if awaited or number < self.total else None
+
+    def suggested(self, suggestion: Suggestion) -> None:
+        """The answer to a `draw`."""
+        self._suggestions.suggested(suggestion)
+        if self._awaiting is not None:
+            self._begin()
 
     def _walk(self, walker: Walker) -> None:
         """Move a trial on over what is trained already, to where it has to wait or to its goal."""
@@ -350,7 +370,7 @@ class Study:
             node, lower = self.tree.descend(walker.leaf, walker.course, walker.goal)
             if lower is not None:
                 self._was_split(node, lower)
-            ending = self._take_over(trial, node)
+            ending = self._take_over(walker, node)
             if ending is not None:
                 self._rest(walker, ending)
                 return
@@ -369,11 +389,12 @@ class Study:
         if trial.state is State.RUNNING:
             self._rest(walker, State.DONE if trial.step >= self.engine.max_steps else State.PAUSED)
 
-    def _take_over(self, trial: TrialRecord, node: Node) -> State | None:
+    def _take_over(self, walker: Walker, node: Node) -> State | None:
         """Let a trial have what was reported of a node; return how that ends it, if it does."""
+        trial = walker.trial
         for place, score in enumerate(node.scores):
             if node.start + place == trial.step:
-                ending = self._record(trial, trial.step + 1, score, node.stage)
+                ending = self._record(walker, trial.step + 1, score, node.stage)
                 if ending is not None:
                     return ending
         return None
@@ -422,15 +443,83 @@ class Study:
         """A trial has come to rest: at its goal, or for good."""
         trial = walker.trial
         trial.state = state
-        self.at_rest += 1
-        self.settled += state is not State.PAUSED
-        self.failed += state is State.FAILED
         walker.leaf.claims += 1
-        self._changes.append(Change(trial.number, state, trial.stage, trial.step, False, trial.config, trial.error))
+        self._changed(walker, state, trial.stage)
         if state in (State.STOPPED, State.FAILED) or self.engine.final(trial.step) or trial.step < walker.goal:
             self._retire(walker)
-        for number in self.engine.rest(trial):
-            self._retire(self._walkers[number])
+        if walker.group is None:
+            self._stand(trial)
+        else:
+            self._rest_group(walker.group)
+
+    def _stand(self, candidate: TrialRecord) -> None:
+        """A trial has come to rest, with all its replicates: count it, and tell the engine."""
+        self.at_rest += 1
+        self.settled += candidate.state is not State.PAUSED
+        self.failed += candidate.state is State.FAILED
+        for number in self.engine.rest(candidate):
+            for walker in self._roster.walkers(number):
+                self._retire(walker)
+
+    # ---- replicates
+
+    def _rest_group(self, group: Replicates) -> None:
+        """One of the replicates of a configuration has come to rest."""
+        if group.record.state is not State.RUNNING:
+            return
+        walkers = self._roster.walkers(group.record.number)
+        if self._follow(group) or group.lost:
+            self._halt(walkers)
+        state = group.rests
+        if state is None or group.record.state is not State.RUNNING:
+            return
+        group.record.state, group.record.error = state, group.error
+        if state is not State.PAUSED:
+            for walker in walkers:
+                self._retire(walker)
+        self._stand(group.record)
+
+    def _follow(self, group: Replicates) -> bool:
+        """Have the engine judge what has become known of a configuration; return whether that stops it."""
+        if not group.stopped:  # what is told after that does not count
+            for step in group.known():
+                self._compare(group.record)
+                group.stopped = group.stopped or self.engine.judge(group.record, step) is Verdict.STOP
+        return group.stopped
+
+    def _halt(self, walkers: Sequence[Walker]) -> None:
+        """Stop those of the trials that train, or wait for it."""
+        for walker in walkers:
+            if walker.trial.state is not State.RUNNING:
+                continue
+            node = self._node_of(walker)
+            if node is not None:
+                node.part(walker)
+                run = self._runs.get(node)
+                if run is not None:
+                    run.stopped = run.stopped or not run.node.walkers
+                else:
+                    self._take_back(node)
+            self._rest(walker, State.STOPPED)
+
+    def _take_back(self, node: Node) -> None:
+        """Do not train a node that nobody waits for any more, nor what would bring back a state for its sake."""
+        while not node.walkers and not node.heirs and node not in self._again:
+            self._frontier.remove(node)
+            parent = node.parent
+            if parent is None or node not in parent.heirs:
+                return
+            parent.heirs = tuple(heir for heir in parent.heirs if heir is not node)
+            node = parent
+
+    def _node_of(self, walker: Walker) -> Node | None:
+        """The node that a trial waits for; None where it is on its way."""
+        node: Node | None = walker.leaf
+        while node is not None:
+            node = node.children.get(walker.course.key(node.stop))
+            if node is not None and walker in node.walkers:
+                return node
+        return None
 
     def _retire(self, walker: Walker) -> None:
         """A trial at rest will not be continued."""
@@ -466,7 +555,7 @@ class Study:
         node = run.node
         node.scores.append(score)
         for walker in tuple(node.walkers):
-            ending = self._record(walker.trial, step, score, stage.id)
+            ending = self._record(walker, step, score, stage.id)
             if ending is not None:
                 node.part(walker)
                 self._rest(walker, ending)
@@ -475,8 +564,9 @@ class Study:
         run.stopped = not run.node.walkers
         return Verdict.STOP if run.stopped else Verdict.CONTINUE
 
-    def _record(self, trial: TrialRecord, step: int, score: Score | None, stage: int | None) -> State | None:
+    def _record(self, walker: Walker, step: int, score: Score | None, stage: int | None) -> State | None:
         """Take a step into a trial; return how that ends it, if it does."""
+        trial, group = walker.trial, walker.group
         trial.step, trial.stage = step, stage
         if score is None:
             trial.losses.append(NAN)
@@ -485,14 +575,23 @@ class Study:
             trial.losses.append(NAN if score is NO_SCORE else score.loss)
             if score < trial.score:
                 trial.score, trial.best_step = score, step
-                best = self._best
-                # a tie goes to the smaller number, whichever was reported first
-                if best is None or (score, trial.number) < (best.score, best.number):
-                    self._best = trial
+                if group is None:
+                    self._compare(trial)
         if score is NO_SCORE and not self.engine.forks:  # else the engine replaces the model by a better one's
             trial.error = f"{self.objective.metric} is not finite at step {step}"
             return State.FAILED
-        return State.STOPPED if self.engine.judge(trial, step) is Verdict.STOP else None
+        if group is not None:
+            group.tell(trial, score)
+        stopped = self.engine.judge(trial, step) is Verdict.STOP if group is None else self._follow(group)
+        if self.objective.ends and score is not None and score.violation == 0:
+            return State.DONE
+        return State.STOPPED if stopped else None
+
+    def _compare(self, candidate: TrialRecord) -> None:
+        """A trial has a new score; a tie goes to the smaller number, whichever was reported first."""
+        best = self._best
+        if best is None or (candidate.score, candidate.number) < (best.score, best.number):
+            self._best = candidate
 
     def _pass_split(self, run: Run) -> None:
         """A stage has come to the end of a node that is only part of what it trains."""
@@ -511,7 +610,7 @@ class Study:
         Raises:
             UserError: No trial has ever yielded a metric that the objective needs.
         """
-        if not self._seen.issuperset(self.objective.needs):
+        if not self._seen.issuperset(self.objective.needs) and not self._run_of(stage).stopped:
             raise UserError(self.objective.missing(self._seen))
         run = self._settle(stage)
         node, parent = run.node, run.node.parent
@@ -690,6 +789,10 @@ class Study:
         """Stages handed out so far."""
         return self._stages
 
+    def unwanted(self, stage: Stage) -> bool:
+        """Whether nobody wants a running stage any more."""
+        return self._run_of(stage).stopped
+
     def reported(self, stage: Stage) -> int:
         """The last step that a running stage has reported, counted over the whole trial."""
         return self._run_of(stage).step
@@ -722,14 +825,14 @@ class Study:
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing more will be asked for."""
-        if self._running:
+        if self._running or self._awaiting is not None:
             return False
         while True:
             pulled = self._pull()
             if len(self._frontier):
                 return False
             if not self._pull_new() and not pulled:
-                return True
+                return self._awaiting is None
 
     @property
     def best(self) -> Best | None:
@@ -738,7 +841,8 @@ class Study:
         if trial is None or trial.score == NO_SCORE:
             return None
         value, values = self.objective.value(trial.score), [self.objective.sign * loss for loss in trial.losses]
-        return Best(trial.number, trial.config, value, trial.best_step, trial.score.violation == 0, values)
+        error = trial.errors[trial.best_step - 1] if trial.errors else NAN
+        return Best(trial.number, trial.config, value, trial.best_step, trial.score.violation == 0, values, error)
 
     def definition(self) -> dict[str, Any]:
         """What identifies this study, in plain JSON: two runs with the same definition are runs of one study."""
@@ -750,7 +854,16 @@ class Study:
             "trials": self.total,
             "seed": self.seed,
             "merge": self.merge,
+            **({"replicates": self.replicates} if self.replicates > 1 else {}),
+            **({"prior": self.prior} if self.prior else {}),
+            **({} if self.known is None else {"warm_start": self.known.definition()}),
         }
+
+
+def _replicates(replicates: int, engine: Engine) -> int:
+    if whole(replicates, "the number of replicates") > 1 and engine.forks:
+        raise UserError(f"{type(engine).__name__} copies models from trial to trial, so it cannot have replicates of trials")
+    return replicates
 
 
 def _seed(seed: int) -> int:

@@ -20,6 +20,7 @@ from enum import Enum
 
 from openhpo.course import Course
 from openhpo.objective import Score
+from openhpo.replicates import Replicates
 from openhpo.stages import StateName, TrialRecord
 
 
@@ -37,16 +38,18 @@ class Walker:
 
     Attributes:
         trial: The trial.
+        group: The replicates that it is one of; None where every trial is by itself.
         course: What is in force for it.
         leaf: The last node that it has passed.
         goal: The step it is to reach.
         priority: The engine's.
     """
 
-    __slots__ = ("course", "goal", "leaf", "priority", "trial")
+    __slots__ = ("course", "goal", "group", "leaf", "priority", "trial")
 
-    def __init__(self, trial: TrialRecord, course: Course, leaf: Node) -> None:
+    def __init__(self, trial: TrialRecord, course: Course, leaf: Node, group: Replicates | None = None) -> None:
         self.trial = trial
+        self.group = group
         self.course = course
         self.leaf = leaf
         self.goal = 0

@@ -17,6 +17,7 @@ import numpy
 import pytest
 
 import openhpo as hpo
+from openhpo.samplers import Suggest
 from openhpo.storage import schema
 from openhpo.storage.claim import Claim
 
@@ -202,10 +203,8 @@ def interrupted(folder, at, calls=None, **more):
     return run(train, folder, **more)
 
 
-class Fickle(hpo.Random):
+class Fickle(Suggest):
     """Never says the same again, as sums of many numbers may not on another machine."""
-
-    learns, size = True, None
 
     def __init__(self, count):
         self._count = count
@@ -215,6 +214,9 @@ class Fickle(hpo.Random):
 
     def __call__(self, number, history, rng):
         return {"x": next(self._count) / 100}
+
+    def definition(self):
+        return {"sampler": "Fickle"}
 
 
 def test_trials_that_have_begun_go_on_with_the_configurations_in_the_file_whatever_the_sampler_would_say_now(tmp_path):

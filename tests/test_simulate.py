@@ -15,11 +15,10 @@ import openhpo as hpo
 from openhpo.cli.run import METHODS as THEIRS
 from openhpo.cli.simulate import simulate_app
 from openhpo.recorded import Candidates, Layout, Plan, Recording, read_study, read_table
-from openhpo.recorded.studies import space_of
 from openhpo.storage import StudyWriter, schema
 
 LOSS = hpo.Minimize("loss")
-METHODS = ("grid", "random", "sobol", "bayes", "halving", "asha", "hyperband", "bohb", "matching", "median", "pbt")
+METHODS = ("grid", "random", "sobol", "bayes", "refine", "halving", "asha", "hyperband", "bohb", "matching", "median", "pbt")
 
 
 def recording(configs=12, steps=9, **changes):
@@ -304,7 +303,7 @@ RICH = hpo.Space(
 
 @pytest.mark.parametrize("space", [RICH, RICH.fix({"width": 16}), RICH.fix({"lr": 0.1})])
 def test_a_space_comes_back_from_its_definition(space):
-    again = space_of(json.loads(json.dumps(space.definition())))
+    again = hpo.Space.from_definition(json.loads(json.dumps(space.definition())))
     assert json.loads(json.dumps(again.definition())) == json.loads(json.dumps(space.definition()))
     assert again.names == space.names  # in that order
     rng = numpy.random.default_rng(0)
@@ -322,7 +321,7 @@ def test_a_space_of_configspace_comes_back():
     import ConfigSpace
 
     space = hpo.Space(ConfigSpace.ConfigurationSpace({"x": (0.0, 1.0), "kind": ["a", "b"], "fixed": 3}))
-    again = space_of(json.loads(json.dumps(space.definition())))
+    again = hpo.Space.from_definition(json.loads(json.dumps(space.definition())))
     assert again.hyperparameters == space.hyperparameters
     assert again.fixed == space.fixed
 

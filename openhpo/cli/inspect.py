@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,7 +111,8 @@ def as_dict(result: Result, trials: list[Best]) -> dict[str, Any]:
         "study": str(result.path),
         "objective": str(result.objective),
         "finished": result.finished,
-        "trials": len(result.configs),
+        "trials": len(result.configs) // result.replicates,
+        "replicates": result.replicates,
         "failed": len(result.failures),
         "best": [
             {
@@ -119,7 +121,8 @@ def as_dict(result: Result, trials: list[Best]) -> dict[str, Any]:
                 "step": found.step,
                 "feasible": found.feasible,
                 "config": found.config,
-                "metrics": result.metrics_at(found.trial, found.step),
+                "metrics": result.metrics_of(found),
+                **({} if math.isnan(found.error) else {"standard_error": found.error}),
             }
             for found in trials
         ],
@@ -142,8 +145,9 @@ def show_best(result: Result, top: int) -> None:
     if top == 1:
         _show_one(out, result, found[0])
     else:
+        title = "trial" if result.replicates == 1 else "configuration"
         names = list(dict.fromkeys(name for one in found for name in one.config))
-        table = Table("trial", str(result.objective.metric), "step", *names)
+        table = Table(title, str(result.objective.metric), "step", *names)
         for one in found:
             table.add_row(
                 str(one.trial), f"{one.value:.6g}", str(one.step), *(_short(one.config.get(name, "")) for name in names)
@@ -153,20 +157,46 @@ def show_best(result: Result, top: int) -> None:
         out.print(f"{len(failures)} trials failed; `openhpo status {result.path}` lists them")
 
 
+def show_rounds(result: Result) -> None:
+    """Print the boundaries of each round of a refinement; nothing of other studies."""
+    from rich.table import Table
+
+    begun = [remark for remark in result.remarks if "boundaries" in remark]
+    ended = {remark["round"]: remark for remark in result.remarks if "kept" in remark}
+    if not begun:
+        return
+    table = Table("round", "trials", "met", "kept", "clusters", "improved", *begun[0]["boundaries"])
+    for remark in begun:
+        end = ended.get(remark["round"])
+        facts = ["", "", "", "", ""]
+        if end is not None:
+            sizes = [f"[bold]{each['size']}[/]" if each["chosen"] else str(each["size"]) for each in end["clusters"]]
+            facts = [str(end["trials"]), str(end["met"]), str(end["kept"]), " ".join(sizes), "yes" if end["improved"] else "no"]
+        ranges = [f"{_short(low)} … {_short(high)}" for low, high in remark["boundaries"].values()]
+        table.add_row(str(remark["round"]), *facts, *ranges)
+    console().print(table)
+
+
 def _show_one(out: Any, result: Result, found: Best) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     goal = escape(str(result.objective))
     so_far = "" if result.finished else " so far"
-    out.print(f"\n[bold]best of {len(result.configs)} trials{so_far}[/]: trial {found.trial} at step {found.step}, {goal}")
+    count, times = len(result.configs), result.replicates
+    of = f"{count} trials{so_far}[/]: trial"
+    if times > 1:
+        of = f"{count // times} configurations, each trained {times} times{so_far}[/]: configuration"
+    out.print(f"\n[bold]best of {of} {found.trial} at step {found.step}, {goal}")
     if not found.feasible:
         out.print("[yellow]no trial meets the requirements; this one comes closest")
     table = Table.grid(padding=(0, 2))
     for name, value in found.config.items():
         table.add_row(f"  {name}", escape(_short(value)))
     out.print(table)
-    metrics = result.metrics_at(found.trial, found.step)
+    metrics = result.metrics_of(found)
+    if times > 1:
+        out.print(f"  {found.value:.6g} ± {found.error:.2g} (mean of its replicates and standard error)", highlight=False)
     out.print("  " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()), style="bold green")
     out.print(f"study: {result.path} (openhpo best {result.path} --top 5 shows more)", markup=False, soft_wrap=True)
 

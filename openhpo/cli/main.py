@@ -15,6 +15,7 @@ from openhpo.cli.replay import replay
 from openhpo.cli.resume import EXTRA, resume
 from openhpo.cli.run import run_app
 from openhpo.cli.simulate import simulate_app
+from openhpo.cli.validate import validate
 from openhpo.errors import UserError
 
 STACKS = "OPENHPO_STACKS_AFTER"  # seconds after which every rank prints the stacks of its threads, to find a hang
@@ -32,6 +33,7 @@ app.add_typer(simulate_app, name="simulate")
 app.command()(best)
 app.command()(status)
 app.command()(replay)
+app.command()(validate)
 app.command(context_settings=EXTRA)(resume)
 
 

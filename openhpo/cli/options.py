@@ -58,6 +58,16 @@ class Options:
         ),
     ] = None
     merge: Annotated[bool, typer.Option(help="Train what trials have in common once.")] = True
+    replicates: Annotated[
+        int, typer.Option(min=1, help="Train each configuration so often, each time with another seed, and compare the means.")
+    ] = 1
+    prior: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE,...", help="A configuration to try first, such as lr=0.1,width=64; may be repeated."),
+    ] = None
+    warm_start: Annotated[
+        str | None, typer.Option(metavar="DIR", help="An earlier study of the same or an overlapping space to learn from.")
+    ] = None
     dedicated_coordinator: Annotated[bool, typer.Option("--dedicated-coordinator", help="Keep rank 0 free of training.")] = (
         False
     )

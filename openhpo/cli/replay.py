@@ -46,7 +46,7 @@ def replay(
     if trial is None:
         if result.best is None:
             raise UserError(f"no trial of {study} has a result to repeat")
-        trial = result.best.trial
+        trial = result.best.trial * result.replicates
     if launched_size() > 1:
         raise UserError("replay trains one model on one rank: run it without mpirun")
     lineage = result.lineage(trial)

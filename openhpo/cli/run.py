@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from openhpo.cli.inspect import as_dict, show_best
+from openhpo.cli.inspect import as_dict, show_best, show_rounds
 from openhpo.cli.options import Options, joined, pairs, seconds_of, size_of, value_of
 from openhpo.errors import UserError, meant
 
@@ -28,10 +29,12 @@ class Method(NamedTuple):
     Attributes:
         sampler: What to try.
         engine: Makes the engine from the number of steps of a trial; every trial trains to the end where absent.
+        trials: How many there are where the user does not say.
     """
 
     sampler: Sampler
     engine: Callable[[int], Engine] | None = None
+    trials: int | None = None
 
 
 METHODS: dict[str, Callable[..., Method]] = {}  # by name: a function of the method's own options
@@ -77,9 +80,15 @@ def sobol() -> Method:
     return Method(Sobol())
 
 
-SamplerOption = Annotated[str, typer.Option(metavar="NAME", help="What to try: random, sobol, grid or tpe.")]
+SamplerOption = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="What to try: random, sobol, grid, tpe, gp, or one of Optuna's, as optuna:CmaEsSampler."),
+]
 AxisOption = Annotated[
     list[str] | None, typer.Option(metavar="NAME=VALUES", help="With --sampler grid: values (lr=0.1,0.01), or how many (lr=5).")
+]
+WaitOption = Annotated[
+    bool, typer.Option(help="Have idle ranks wait for a slow sampler (gp, optuna), or train a quasi-random point meanwhile.")
 ]
 MinStepsOption = Annotated[int, typer.Option(help="Steps of the first rung (r).")]
 FactorOption = Annotated[int, typer.Option(help="One trial in so many goes on to the next rung (eta).")]
@@ -89,28 +98,73 @@ FactorOption = Annotated[int, typer.Option(help="One trial in so many goes on to
 def bayes(
     sampler: SamplerOption = "tpe",
     axis: AxisOption = None,
+    wait: WaitOption = True,
 ) -> Method:
     """Bayesian search: learn from the trials so far what good ones have in common. Every trial trains to the end."""
-    return Method(sampler_of(sampler, axis))
+    return Method(sampler_of(sampler, axis, wait=wait))
+
+
+@method
+def refine(
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What to try within boundaries.", show_default="gp where BoTorch is installed, else tpe"
+        ),
+    ] = None,
+    wait: WaitOption = True,
+    round_trials: Annotated[int, typer.Option(help="Trials of a round.")] = 40,
+    rounds: Annotated[int, typer.Option(help="At most so many rounds.")] = 10,
+    coefficient: Annotated[
+        float, typer.Option(help="How close to a boundary is too close, and how near it moves, in parts of the range.")
+    ] = 0.1,
+    keep: Annotated[float, typer.Option(help="The part of the trials that meet the requirements which is looked at.")] = 0.75,
+    cluster_size: Annotated[int, typer.Option(help="The fewest trials of a cluster.")] = 10,
+    patience: Annotated[int, typer.Option(help="End after so many rounds in a row that have not improved.")] = 1,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=LOW,HIGH", help="Where no boundary of a hyperparameter moves beyond, such as momentum=0,0.99."
+        ),
+    ] = None,
+) -> Method:
+    """Bayesian search round by round, each within boundaries moved to where the last one's best trials lie."""
+    from openhpo.samplers import Refinement
+
+    return Method(
+        Refinement(
+            None if sampler is None else sampler_of(sampler, wait=wait),
+            round_trials,
+            rounds,
+            coefficient=coefficient,
+            keep=keep,
+            cluster_size=cluster_size,
+            patience=patience,
+            limits={name: _limits(name, text) for name, text in pairs(limit, "--limit").items()},
+        ),
+        trials=round_trials * rounds,
+    )
 
 
 @method
 def halving(
     sampler: SamplerOption = "random",
     axis: AxisOption = None,
+    wait: WaitOption = True,
     min_steps: MinStepsOption = 1,
     reduction_factor: FactorOption = 3,
 ) -> Method:
     """Successive halving: train all a little, the best third further, and so on. Waits for each rung."""
     from openhpo.engines import SuccessiveHalving
 
-    return Method(sampler_of(sampler, axis), lambda steps: SuccessiveHalving(steps, min_steps, reduction_factor))
+    return Method(sampler_of(sampler, axis, wait=wait), lambda steps: SuccessiveHalving(steps, min_steps, reduction_factor))
 
 
 @method
 def asha(
     sampler: SamplerOption = "random",
     axis: AxisOption = None,
+    wait: WaitOption = True,
     min_steps: MinStepsOption = 1,
     reduction_factor: FactorOption = 3,
     early_stopping_rate: Annotated[int, typer.Option(help="Leave out so many of the lowest rungs (s).")] = 0,
@@ -120,7 +174,7 @@ def asha(
     from openhpo.engines import ASHA
 
     return Method(
-        sampler_of(sampler, axis),
+        sampler_of(sampler, axis, wait=wait),
         lambda steps: ASHA(steps, min_steps, reduction_factor, early_stopping_rate, stopping=stopping),
     )
 
@@ -129,19 +183,21 @@ def asha(
 def hyperband(
     sampler: SamplerOption = "random",
     axis: AxisOption = None,
+    wait: WaitOption = True,
     min_steps: MinStepsOption = 1,
     reduction_factor: FactorOption = 3,
 ) -> Method:
     """Hyperband: successive halving with several compromises between many short and few long trials."""
     from openhpo.engines import Hyperband
 
-    return Method(sampler_of(sampler, axis), lambda steps: Hyperband(steps, min_steps, reduction_factor))
+    return Method(sampler_of(sampler, axis, wait=wait), lambda steps: Hyperband(steps, min_steps, reduction_factor))
 
 
 @method
 def bohb(
     sampler: SamplerOption = "tpe",
     axis: AxisOption = None,
+    wait: WaitOption = True,
     min_steps: MinStepsOption = 1,
     reduction_factor: FactorOption = 3,
     random_fraction: Annotated[float, typer.Option(help="The part of the trials that is tried blindly all the same.")] = 1 / 3,
@@ -149,13 +205,16 @@ def bohb(
     """Hyperband whose trials are drawn by what the earlier ones showed."""
     from openhpo.engines import Hyperband
 
-    return Method(sampler_of(sampler, axis, random_fraction), lambda steps: Hyperband(steps, min_steps, reduction_factor))
+    return Method(
+        sampler_of(sampler, axis, random_fraction, wait=wait), lambda steps: Hyperband(steps, min_steps, reduction_factor)
+    )
 
 
 @method
 def matching(
     sampler: SamplerOption = "random",
     axis: AxisOption = None,
+    wait: WaitOption = True,
     checkpoint: Annotated[
         list[int] | None,
         typer.Option(help="A step at which a trial may be stopped.", show_default="a quarter and half of --steps"),
@@ -169,7 +228,7 @@ def matching(
     from openhpo.engines import LearningCurveMatching
 
     return Method(
-        sampler_of(sampler, axis),
+        sampler_of(sampler, axis, wait=wait),
         lambda steps: LearningCurveMatching(steps, checkpoint, accumulation=accumulation, threshold=threshold),
     )
 
@@ -178,6 +237,7 @@ def matching(
 def median(
     sampler: SamplerOption = "random",
     axis: AxisOption = None,
+    wait: WaitOption = True,
     grace: Annotated[int, typer.Option(help="The first step at which a trial may be stopped.")] = 1,
     interval: Annotated[int, typer.Option(help="Steps between two looks.")] = 1,
     startup: Annotated[int, typer.Option(help="Trials that have to be complete before any is stopped.")] = 5,
@@ -185,13 +245,14 @@ def median(
     """Median stopping: stop trials that are worse than the completed ones were on average by then."""
     from openhpo.engines import MedianStopping
 
-    return Method(sampler_of(sampler, axis), lambda steps: MedianStopping(steps, grace, interval, startup))
+    return Method(sampler_of(sampler, axis, wait=wait), lambda steps: MedianStopping(steps, grace, interval, startup))
 
 
 @method
 def pbt(
     sampler: SamplerOption = "random",
     axis: AxisOption = None,
+    wait: WaitOption = True,
     interval: Annotated[int, typer.Option(help="Steps between two decisions of a member.")] = 1,
     quantile: Annotated[
         float, typer.Option(help="The part of the population that is replaced, and that donors come from.")
@@ -209,23 +270,24 @@ def pbt(
     from openhpo.engines import PopulationBased
 
     return Method(
-        sampler_of(sampler, axis),
+        sampler_of(sampler, axis, wait=wait),
         lambda steps: PopulationBased(steps, interval, quantile, factor or (0.8, 1.2), resample, mutate),
     )
 
 
-def sampler_of(name: str, axis: list[str] | None = None, random_fraction: float = 0.0) -> Sampler:
+def sampler_of(name: str, axis: list[str] | None = None, random_fraction: float = 0.0, *, wait: bool = True) -> Sampler:
     """The sampler of that name.
 
     Args:
         name: As it is said on the command line.
         axis: The axes, of a grid alone.
         random_fraction: What a sampler that learns leaves to chance.
+        wait: Whether idle trainers wait for a slow one.
 
     Raises:
         UserError: There is none.
     """
-    from openhpo.samplers import TPE, Grid, Random, Sobol
+    from openhpo.samplers import TPE, GaussianProcess, Grid, Optuna, Random, Sobol
 
     if axis and name != "grid":
         raise UserError(f"--axis goes with --sampler grid, not with {name}")
@@ -234,10 +296,24 @@ def sampler_of(name: str, axis: list[str] | None = None, random_fraction: float 
         "sobol": Sobol,
         "grid": lambda: Grid(axes_of(axis)),
         "tpe": lambda: TPE(random_fraction=random_fraction),
+        "gp": lambda: GaussianProcess(random_fraction=random_fraction, wait=wait),
+        "optuna": lambda: Optuna(wait=wait),
     }
+    kind, _, rest = name.partition(":")
+    if kind == "optuna" and rest:
+        chosen, *given = rest.split(",")
+        return Optuna(chosen, wait=wait, **{key: value_of(text) for key, text in pairs(given, "--sampler").items()})
     if name not in makers:
         raise UserError(f"there is no sampler {name!r}; there are {', '.join(makers)}.{meant(name, makers)}")
     return makers[name]()
+
+
+def _limits(name: str, text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--limit {name}={text}: write it as {name}=LOW,HIGH") from None
+    return low, high
 
 
 def axes_of(texts: list[str] | None) -> dict[str, Any]:
@@ -298,6 +374,11 @@ def search(method: str, options: Options, sampler: Sampler, engine: Callable[[in
         precision=options.precision,
         state_memory=size_of(options.state_memory, "--state-memory"),
         merge=options.merge,
+        replicates=options.replicates,
+        prior=[
+            {name: value_of(value) for name, value in pairs(text.split(","), "--prior").items()} for text in options.prior or []
+        ],
+        warm_start=options.warm_start,
         dedicated_coordinator=options.dedicated_coordinator,
         time_limit=seconds_of(options.time_limit, "--time-limit"),
         retries=options.retries,
@@ -313,12 +394,15 @@ def _run(name: str, options: Options, chosen: Method) -> None:
     """Search, and let rank 0 say what was found."""
     from openhpo.actors import launched_rank
 
+    if options.trials is None and chosen.trials is not None:
+        options = replace(options, trials=chosen.trials)
     result = search(name, options, chosen.sampler, chosen.engine)
     if launched_rank() != 0:
         return
     if options.json:
         print(json.dumps(as_dict(result, result.top(1)), indent=2))
     else:
+        show_rounds(result)
         show_best(result, 1)
     if result.best is None and result.finished:
         raise typer.Exit(1)

@@ -13,6 +13,7 @@ from openhpo.errors import UserError, meant
 from openhpo.hyperparameters import Categorical, Config, Float, Integer, Value
 from openhpo.objective import NO_SCORE, Objective
 from openhpo.recorded.recording import Recording
+from openhpo.samplers import Suggest
 from openhpo.space import Space
 from openhpo.stages import TrialRecord
 
@@ -198,7 +199,7 @@ class Recorded:
         return {"sampler": "Recorded", "source": self._candidates.recording.source, "once": self._once}
 
 
-class Draws:
+class Draws(Suggest):
     """Recorded configurations for one study."""
 
     learns = False

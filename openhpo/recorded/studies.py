@@ -9,22 +9,19 @@ trains, what the set-up takes longer than is usual is the rank's warm-up: import
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy
 from numpy.typing import NDArray
 
 from openhpo.errors import UserError
-from openhpo.hyperparameters import Categorical, Config, Float, Hyperparameter, Integer
+from openhpo.hyperparameters import Config
 from openhpo.recorded.recording import Recording
 from openhpo.result import Result, load
-from openhpo.schedules import FROM_NAME, Chain, Schedule
 from openhpo.space import Space
 from openhpo.stages import State
 from openhpo.storage import Tables, schema
-
-KINDS: dict[str, Callable[..., Hyperparameter]] = {kind.__name__: kind for kind in (Float, Integer, Categorical)}
 
 
 class Timed(NamedTuple):
@@ -220,47 +217,6 @@ def _crashes(tables: Tables) -> dict[int, float]:
 
 def _space(source: str, definition: dict[str, Any]) -> Space:
     try:
-        return space_of(definition["space"])
+        return Space.from_definition(definition["space"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{source} does not say what was searched ({type(error).__name__}: {error})") from None
-
-
-def space_of(definition: dict[str, Any]) -> Space:
-    """The space that `Space.definition` describes."""
-    if "configspace" in definition:
-        from ConfigSpace import ConfigurationSpace
-
-        space = Space(ConfigurationSpace.from_serialized_dict(definition["configspace"]))
-        return space.fix({name: value for name, value in definition["fixed"].items() if name not in space.fixed})
-    free = {name: _hyperparameter(described) for name, described in definition["hyperparameters"].items()}
-    schedules = {name: _schedule(name, described, free) for name, described in definition["schedules"].items()}
-    owner = {parameter: name for name, schedule in schedules.items() for parameter in schedule.parameters(name)}
-    given: dict[str, Any] = {}  # in the order that it was given in
-    for name, item in free.items():
-        given[owner.get(name, name)] = schedules[owner[name]] if name in owner else item
-    given |= schedules
-    given |= {name: value for name, value in definition["fixed"].items() if name not in free}
-    space = Space(given, conditions=definition["conditions"], forbidden=definition["forbidden"])
-    return space.fix({name: value for name, value in definition["fixed"].items() if name in free})
-
-
-def _hyperparameter(described: dict[str, Any]) -> Hyperparameter:
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in described.items() if name != "type"}
-    return KINDS[described["type"]](**values)
-
-
-def _schedule(path: str, described: dict[str, Any], free: dict[str, Hyperparameter]) -> Schedule:
-    kind = FROM_NAME.get(described["type"])
-    if kind is None:
-        raise UserError(f"the schedule of {path!r} is a {described['type']}, which is not openhpo's: it cannot be simulated")
-    if kind is Chain:
-        return Chain(*(_schedule(f"{path}.{place}", part, free) for place, part in enumerate(described["parts"])))
-    return kind(**{name: _parameter(f"{path}.{name}", item, free) for name, item in described.items() if name != "type"})
-
-
-def _parameter(path: str, item: Any, free: dict[str, Hyperparameter]) -> Any:
-    if isinstance(item, list):
-        return tuple(_parameter(f"{path}.{place}", inner, free) for place, inner in enumerate(item))
-    if isinstance(item, dict):
-        return free[path] if path in free else _schedule(path, item, free)
-    return item

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,23 +14,49 @@ if TYPE_CHECKING:
     import numpy
 
 
-class Suggest(Protocol):
+class Suggest(ABC):
     """A sampler bound to a space and a seed.
 
     Its suggestions are a function of the arguments alone, so there is nothing to save, and trial k is the same however
     many ranks there are where the method allows it.
+
+    Attributes:
+        reach: A space that holds all it may suggest, where that is not the study's own.
+        learns: Whether a suggestion depends on the history, so that it cannot be drawn ahead.
+        slow: Whether one may take longer than messages should wait. Then it is made in a worker thread, from a copy of the
+            history as it was when a trainer became idle.
+        waits: Whether that trainer waits for it; otherwise it trains what `quick` says meanwhile. Of slow ones alone.
+        size: How many configurations there are; None for any number.
     """
 
-    @property
-    def learns(self) -> bool:
-        """Whether a suggestion depends on the history, so that it cannot be drawn ahead."""
+    reach: Space | None = None
+    learns: bool = True
+    slow: bool = False
+    waits: bool = True
+    size: int | None = None
 
-    @property
-    def size(self) -> int | None:
-        """How many configurations there are; None for any number."""
+    @abstractmethod
+    def __call__(self, number: int, history: Sequence[TrialRecord], rng: numpy.random.Generator) -> Config | None:
+        """The configuration of a trial; None where the search is over.
 
-    def __call__(self, number: int, history: Sequence[TrialRecord], rng: numpy.random.Generator) -> Config:
-        """The configuration of trial `number`; `rng` is keyed by the study's seed and that number."""
+        Args:
+            number: The trial's.
+            history: What is known of the trials before it, and of those of an earlier study, which come first: whoever wants
+                the trial of a record goes by its place in this sequence, not by its number.
+            rng: Keyed by the study's seed and that number.
+        """
+
+    def ready(self, number: int, history: Sequence[TrialRecord]) -> bool:
+        """Whether it can be asked for that trial now, or has to see more results first. Has to be quick."""
+        return True
+
+    def quick(self, number: int, rng: numpy.random.Generator) -> Config:
+        """A configuration that needs no history, for a trainer that would have to wait."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what to try where it does not wait")
+
+    def remarks(self) -> Sequence[dict[str, Any]]:
+        """What the study file should tell of the last suggestion, in plain JSON."""
+        return ()
 
 
 class Sampler(Protocol):

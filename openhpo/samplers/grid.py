@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from openhpo.errors import UserError, meant
 from openhpo.hyperparameters import Categorical, Config, Hyperparameter, Integer, Value
+from openhpo.samplers.base import Suggest
 from openhpo.space import Space
 from openhpo.stages import TrialRecord
 
@@ -39,7 +40,7 @@ class Grid:
         return {"sampler": "Grid", "axes": axes}
 
 
-class GridPoints:
+class GridPoints(Suggest):
     """The points of a grid in one space.
 
     Raises:
@@ -63,7 +64,7 @@ class GridPoints:
         self._configs = [config for point in points if (config := space.configuration(point)) is not None]
         if not self._configs:
             raise UserError("every point of the grid is forbidden")
-        self.size: int | None = len(self._configs)
+        self.size = len(self._configs)
 
     def _points(self, point: Config, left: list[str]) -> Iterator[Config]:
         """All combinations of the active ones of the hyperparameters left, parents before children."""

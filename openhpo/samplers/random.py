@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from openhpo.hyperparameters import Config
+from openhpo.samplers.base import Suggest
 from openhpo.space import Space
 from openhpo.stages import TrialRecord
 
@@ -23,11 +24,10 @@ class Random:
         return {"sampler": "Random"}
 
 
-class RandomDraws:
+class RandomDraws(Suggest):
     """Random search of one space."""
 
     learns = False
-    size = None
 
     def __init__(self, space: Space) -> None:
         self._space = space

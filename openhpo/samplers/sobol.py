@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from openhpo.errors import UserError
 from openhpo.hyperparameters import Config
+from openhpo.samplers.base import Suggest
 from openhpo.space import ATTEMPTS, Space
 from openhpo.stages import TrialRecord
 
@@ -31,11 +32,10 @@ class Sobol:
         return {"sampler": "Sobol"}
 
 
-class SobolPoints:
+class SobolPoints(Suggest):
     """The Sobol sequence in one space."""
 
     learns = False
-    size = None
 
     def __init__(self, space: Space, seed: int) -> None:
         if len(space.free) > MOST_DIMENSIONS:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from openhpo.errors import UserError, whole
 from openhpo.hyperparameters import Config
+from openhpo.samplers.base import Suggest
 from openhpo.samplers.sobol import SobolPoints
 from openhpo.space import Space
 from openhpo.stages import AT_REST, State, TrialRecord
@@ -63,11 +64,8 @@ class TPE:
         return {"sampler": "TPE", **vars(self)}
 
 
-class ParzenSearch:
+class ParzenSearch(Suggest):
     """TPE in one space."""
-
-    learns = True
-    size = None
 
     def __init__(self, sampler: TPE, space: Space, seed: int) -> None:
         from openhpo.samplers.coordinates import Coordinates
@@ -84,6 +82,9 @@ class ParzenSearch:
         if even or self._observed.at_rest < self._sampler.startup or not self._space.free:
             return self._even(number, history, rng)
         return self._learnt(history, rng) or self._even(number, history, rng)
+
+    def quick(self, number: int, rng: numpy.random.Generator) -> Config:
+        return self._even(number, (), rng)
 
     def _learnt(self, history: Sequence[TrialRecord], rng: numpy.random.Generator) -> Config | None:
         import numpy
@@ -137,11 +138,11 @@ class Observed:
             more = max(len(history) - len(self._rows), len(self._rows), 64)
             self._rows = numpy.concatenate([self._rows, numpy.empty((more, self._rows.shape[1]))])
             self._ranks = numpy.concatenate([self._ranks, numpy.full((more, 4), numpy.nan)])
-        for trial in history[known:]:
-            self._rows[trial.number] = self._coordinates.row(trial.config)
+        for place, trial in enumerate(history[known:], known):
+            self._rows[place] = self._coordinates.row(trial.config)
             self._configs.append(trial.config)
-            self._open.append(trial.number)
-            self._tried.add(numpy.nan_to_num(self._rows[trial.number], nan=-1.0).tobytes())
+            self._open.append(place)
+            self._tried.add(numpy.nan_to_num(self._rows[place], nan=-1.0).tobytes())
         still = []
         for number in self._open:
             trial = history[number]

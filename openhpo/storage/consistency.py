@@ -31,7 +31,8 @@ def check(tables: Tables) -> None:
     _check_definition(tables.definition)
     must(isinstance(tables.environment.get("code", ""), str), "its environment is damaged")
     trials, stages, limit = tables.trials, tables.stages, tables.definition["trials"]
-    must(len(trials) <= limit, f"it has {len(trials)} trials, and was to have {limit}")
+    most = limit * tables.definition.get("replicates", 1)
+    must(len(trials) <= most, f"it has {len(trials)} trials, and was to have {most}")
     must(trials["trial"] == numpy.arange(len(trials)), "its trials are not in order")
     must(numpy.isfinite(trials["time"]), "the time of a trial is damaged")
     _check_texts(trials["config_at"], trials["config_size"], len(tables.log))
@@ -48,6 +49,8 @@ def _check_definition(definition: dict[str, Any]) -> None:
     must(all(isinstance(definition.get(name), str) for name in texts), "its definition is damaged")
     must(all(isinstance(definition.get(name, ""), str) for name in others), "its definition is damaged")
     must(all(type(definition.get(name)) is int for name in numbers), "its definition is damaged")
+    replicates = definition.get("replicates", 1)
+    must(type(replicates) is int and replicates > 0, "its definition is damaged")
     try:
         Objective.from_definition(definition["objective"])
     except Exception as error:  # whatever can be wrong with an expression
@@ -87,7 +90,7 @@ _LEAST = {  # of each kind of event the least that trial, stage, rank and step m
     **dict.fromkeys((schema.STATE_SAVED, schema.STATE_MOVED, schema.STATE_LOST), _OF_STATE),
     **dict.fromkeys((f"{schema.TRIAL}{state.value}" for state in AT_REST), _OF_TRIAL),
     schema.TRIAL_FORKED: _OF_STAGE[:2] + _OF_TRIAL[2:],
-    **dict.fromkeys((schema.TROUBLE, schema.SUSPENDED, schema.FINISHED), _ANY),
+    **dict.fromkeys((schema.SUGGESTED, schema.TROUBLE, schema.SUSPENDED, schema.FINISHED), _ANY),
 }
 
 

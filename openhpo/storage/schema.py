@@ -49,6 +49,7 @@ LOG_CHUNK = 1 << 16  # bytes
 STARTED, RESUMED = "study_started", "study_resumed"
 READY, LEFT = "trainer_ready", "trainer_lost"
 STAGE_ENDED, STAGE_STOPPED, STAGE_FAILED, STAGE_RETURNED = "stage_ended", "stage_stopped", "stage_failed", "stage_returned"
+SUGGESTED = "suggested"  # its text is a Suggestion: {"config": ..., "remarks": [...]}
 STATE_SAVED, STATE_MOVED, STATE_LOST = "state_saved", "state_moved", "state_lost"
 # ... and what came of it, or is only told
 TRIAL, TRIAL_FORKED = "trial_", "trial_forked"  # and trial_paused, trial_done, trial_stopped, trial_failed

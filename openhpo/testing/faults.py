@@ -41,6 +41,7 @@ from openhpo.objective import Minimize
 from openhpo.protocol import COORDINATOR, TRAINER, Accepted, Reports
 from openhpo.replaying import ReplayTrainer
 from openhpo.samplers import TPE, Grid, Random, Sampler, Sobol
+from openhpo.samplers.tpe import ParzenSearch
 from openhpo.schedules import Exponential
 from openhpo.space import Space
 from openhpo.stages import AT_REST, Stage, StateName
@@ -52,7 +53,22 @@ LIVES = 12  # runs of a study in which something may go wrong; the next one is l
 
 PATIENCE = 10_000.0  # virtual seconds after which a run counts as stuck
 
-ENGINES: dict[str, Callable[[random.Random], tuple[Engine, Sampler]]] = {
+
+class Slow(TPE):
+    """A sampler that is asked in a worker thread."""
+
+    def __init__(self, *, waits: bool) -> None:
+        super().__init__(startup=3)
+        self.waits = waits
+
+    def bind(self, space: Space, seed: int) -> ParzenSearch:
+        suggest = super().bind(space, seed)
+        suggest.slow, suggest.waits = True, self.waits
+        return suggest
+
+
+# by name: an engine, a sampler, and the number of replicates where there are any
+ENGINES: dict[str, Callable[[random.Random], tuple[Engine, Sampler] | tuple[Engine, Sampler, int]]] = {
     "Random": lambda rng: (Full(rng.randint(1, 9)), Random()),
     "Grid": lambda rng: (Full(rng.randint(1, 9)), Grid(x=3)),
     "Sobol": lambda rng: (Full(rng.randint(1, 9)), Sobol()),
@@ -63,6 +79,11 @@ ENGINES: dict[str, Callable[[random.Random], tuple[Engine, Sampler]]] = {
     "ASHA stopping": lambda rng: (ASHA(9, 1, 3, stopping=True), Random()),
     "LearningCurveMatching": lambda rng: (LearningCurveMatching(9, [3, 6], accumulation=4), Random()),
     "MedianStopping": lambda rng: (MedianStopping(9, 2, 1, 3), Random()),
+    "slow sampler": lambda rng: (rng.choice([Full(4), ASHA(9, 1, 3)]), Slow(waits=True)),
+    "slow sampler that is not waited for": lambda rng: (rng.choice([Full(4), Hyperband(9, 1, 3)]), Slow(waits=False)),
+    "replicates": lambda rng: (rng.choice([Full(4), ASHA(9, 1, 3), Hyperband(9, 1, 3)]), Random(), rng.choice([2, 3])),
+    "replicates, stopping": lambda rng: (rng.choice([MedianStopping(9, 2, 1, 2), ASHA(9, 1, 3, stopping=True)]), Sobol(), 3),
+    "replicates, slow sampler": lambda rng: (ASHA(9, 1, 3), Slow(waits=True), 2),
     "PopulationBased": lambda rng: (PopulationBased(9, rng.choice([2, 3])), Random()),
 }
 ORDERLY = {"Random", "Grid", "Sobol", "SuccessiveHalving", "Hyperband"}  # decide by results alone, not by who was first
@@ -129,13 +150,20 @@ class Plan:
         start = self.rng.randrange(1 << 30)
 
         def make(total: int | None = None, /) -> Study:
-            engine, sampler = ENGINES[self.engine](random.Random(start))
+            engine, sampler, *replicates = ENGINES[self.engine](random.Random(start))
             items: dict[str, Any] = {"x": Float((0.0, 1.0)), "kind": Categorical(["a", "b"])}
             if self.schedules:
                 items["lr"] = Exponential(0.5, Categorical([0.5, 0.1]), [Integer((1, 4))])
             trials = self.trials if total is None else total
             return Study(
-                Space(items), Minimize("loss"), engine=engine, sampler=sampler, trials=trials, seed=seed, merge=self.merge
+                Space(items),
+                Minimize("loss"),
+                engine=engine,
+                sampler=sampler,
+                trials=trials,
+                seed=seed,
+                merge=self.merge,
+                replicates=replicates[0] if replicates else 1,
             )
 
         return make
@@ -154,7 +182,7 @@ class FaultyTrainer(ReplayTrainer):
         plan = self._plan
         course = self._space.course(stage.config)
         values = {**course.constants, **{name: course.value(name, step - 1) for name in course.schedules}}
-        text = repr((model, step, sorted(values.items())))
+        text = repr((model, step, stage.seed, sorted(values.items())))
         model = hashlib.blake2b(text.encode(), digest_size=8).digest()
         number = int.from_bytes(model, "little") / 2**64
         if number < plan.failing or plan.rng.random() < plan.flaky:
@@ -322,7 +350,7 @@ def check_end(plan: Plan, make: Callable[[int | None], Study], study: Study) -> 
     Raises:
         AssertionError: It does not.
     """
-    assert len(study.trials) == study.total
+    assert len(study.candidates) == study.total
     assert {trial.state for trial in study.trials} <= AT_REST
     unlucky = any("luck" in trial.error or "lost" in trial.error for trial in study.trials)
     if plan.engine in ORDERLY and not unlucky:

@@ -130,7 +130,8 @@ class Workers:
         number = int.from_bytes(training.model, "little") / 2**64
         metrics = self._metrics(stage, training.step, number)
         verdict = self.study.tell(stage, training.step, metrics)
-        if verdict is Verdict.STOP and all(math.isfinite(value) for value in metrics.values()):
+        engines = self.study.replicates == 1 and not self.study.objective.ends  # who alone has trials stopped
+        if verdict is Verdict.STOP and engines and all(math.isfinite(value) for value in metrics.values()):
             assert training.step in stage.checks or training.step == stage.stop, "stopped where training does not wait for it"
         if verdict is Verdict.STOP or training.step == stage.stop:
             del self._running[worker]

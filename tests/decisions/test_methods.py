@@ -12,6 +12,7 @@ import openhpo as hpo
 from openhpo.engines.asha import Rung
 from openhpo.engines.neighbours import Neighbours
 from openhpo.objective import Score
+from openhpo.samplers import Suggest
 from openhpo.stages import State
 from openhpo.testing import Workers
 
@@ -93,8 +94,8 @@ def test_halving_on_taskset_reproduces_the_mean_of_the_reference():
     table = numpy.load(Path(__file__).parent.parent / "data/taskset_lstm.npz")
     losses, index = table["loss"].astype(float), table["index"].tolist()
 
-    class Rows:
-        learns, size = False, None
+    class Rows(Suggest):
+        learns = False
 
         def bind(self, space, seed):
             self.rows = numpy.random.default_rng(seed).permutation(len(losses)).tolist()

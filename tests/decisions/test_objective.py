@@ -57,7 +57,7 @@ def test_metrics_that_are_absent_in_a_step_give_no_score():
 def test_derived_metrics_serve_as_objective_and_in_requirements():
     objective = hpo.Minimize("gap", require="gap >= 0", derived={"gap": "val - train"})
     assert objective.needs == {"val", "train"}
-    assert objective.score(1, {"val": 3.0, "train": 1.0}) == Score(0.0, 2.0)
+    assert objective.score(1, {"val": 3.0, "train": 1.0}) == Score(0.0, 2.0, (-2.0,))
     assert objective.score(1, {"val": 1.0, "train": 3.0}).violation == 2.0
     assert hpo.Maximize("2 * a - abs(b)").score(1, {"a": 1.0, "b": -1.0}).loss == -1.0
 
@@ -65,7 +65,8 @@ def test_derived_metrics_serve_as_objective_and_in_requirements():
 def test_the_first_step_that_meets_a_requirement_is_a_metric():
     objective = hpo.Minimize(hpo.first_step("accuracy >= 0.9"))
     scores = [objective.score(step, {"accuracy": accuracy}) for step, accuracy in enumerate([0.5, 0.8, 0.95, 0.97], 1)]
-    assert min(scores) == scores[2] == Score(0.0, 3.0)
+    assert min(scores) == scores[2]
+    assert (scores[2].violation, scores[2].loss) == (0.0, 3.0)
     assert scores[1] < scores[0]  # closer to it
 
 

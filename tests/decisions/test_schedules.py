@@ -31,6 +31,20 @@ def test_a_line_goes_from_its_start_to_its_end_and_stays_there():
     assert values(hpo.Linear(1.0, 0.0, 4), 6) == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
 
 
+def test_a_polynomial_falls_with_a_power_of_what_is_left_and_ends_exactly():
+    assert values(hpo.Polynomial(1.0, 0.0, 4), 6) == [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
+    assert values(hpo.Polynomial(0.0, 0.8, 2, power=3), 4) == [0.0, 0.7, 0.8, 0.8]  # rising; in decimal numbers exact
+    assert values(hpo.Polynomial(1.0, 0.5, 4, power=1), 5) == values(hpo.Linear(1.0, 0.5, 4), 5)
+    roots = values(hpo.Polynomial(0.3, 0.1, 4, power=0.5), 6)
+    assert roots == pytest.approx([0.3] + [0.1 + 0.2 * math.sqrt(left / 4) for left in (3, 2, 1)] + [0.1, 0.1])
+    assert (roots[0], roots[4]) == (0.3, 0.1)
+
+
+def test_a_polynomial_begins_where_the_warm_up_before_it_ends():
+    chain = hpo.Chain(hpo.Warmup(8.0, 2), hpo.Polynomial(8.0, 0.0, 4))
+    assert values(chain, 8) == [4.0, 8.0, 8.0, 4.5, 2.0, 0.5, 0.0, 0.0]
+
+
 def test_the_last_step_of_a_warm_up_has_the_value_it_leads_to():
     assert values(hpo.Warmup(0.5, 5), 7) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5])
     assert values(hpo.Warmup(0.4, 4, start=0.0), 5) == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
@@ -91,6 +105,17 @@ def parting(one, other):
         (hpo.Warmup(0.1, 5, start=0.0), hpo.Linear(0.0, 0.1, 5), FOREVER),
         (hpo.Chain(hpo.Warmup(0.1, 5), hpo.Cosine(0.1, 0.0, 20)), hpo.Chain(hpo.Warmup(0.1, 5), hpo.Cosine(0.1, 0.0, 30)), 5),
         (hpo.Cosine(0.1, 0.0, 20), hpo.Cosine(0.1, 0.0, 20), FOREVER),
+        (hpo.Polynomial(0.1, 0.0, 20), hpo.Polynomial(0.1, 0.0, 20, power=2.0), FOREVER),
+        (hpo.Polynomial(0.1, 0.0, 20), hpo.Polynomial(0.1, 0.0, 20, power=3), 0),
+        (hpo.Polynomial(0.1, 0.0, 20, power=1), hpo.Linear(0.1, 0.0, 20), FOREVER),
+        (hpo.Polynomial(0.1, 0.1, 7), hpo.Constant(0.1), FOREVER),
+        (hpo.Polynomial(0.1, 0.0, 20, power=0.5), hpo.Polynomial(0.1, 0.0, 20, power=0.5), FOREVER),
+        (hpo.Polynomial(0.1, 0.0, 20, power=0.5), hpo.Polynomial(0.1, 0.0, 30, power=0.5), 0),
+        (
+            hpo.Chain(hpo.Warmup(0.1, 5), hpo.Polynomial(0.1, 0.0, 20)),
+            hpo.Chain(hpo.Warmup(0.1, 5), hpo.Cosine(0.1, 0.0, 20)),
+            5,
+        ),
         (hpo.Steps([0.1, 0.1], [7]), hpo.Constant(0.1), FOREVER),
         (hpo.Linear(0.1, 0.1, 7), hpo.Constant(0.1), FOREVER),
         (hpo.Constant(1), hpo.Constant(1.0), 0),  # a whole number is another value to training code
@@ -103,6 +128,14 @@ def test_schedules_share_exactly_as_many_steps_as_they_are_the_same_function(one
     assert parting(one, other) == parting(other, one) == steps
 
 
+def test_pieces_of_one_parabola_are_the_same_function():
+    whole, tail = hpo.Polynomial(0.4, 0.0, 20), hpo.Chain(hpo.Constant(0.3, steps=10), hpo.Polynomial(0.1, 0.0, 10))
+    assert course(whole).key(0) != course(tail).key(0)
+    assert course(whole).key(10) == course(tail).key(10)
+    assert course(whole).parting(course(tail), 10, FOREVER) == FOREVER
+    assert [course(whole).value("lr", t) for t in range(10, 21)] == [course(tail).value("lr", t) for t in range(10, 21)]
+
+
 numbers = st.integers(0, 4).map(lambda k: k / 4)
 lengths = st.integers(1, 4)
 schedules = st.one_of(
@@ -113,6 +146,7 @@ schedules = st.one_of(
         st.lists(lengths, min_size=1, max_size=3),
     ),
     st.builds(hpo.Linear, numbers, numbers, lengths),
+    st.builds(hpo.Polynomial, numbers, numbers, lengths, st.sampled_from([0.5, 1, 2, 2.0, 3])),
     st.builds(hpo.Warmup, numbers, lengths),
     st.builds(hpo.Exponential, numbers, numbers, st.one_of(lengths, st.lists(lengths, min_size=1, max_size=3))),
     st.builds(hpo.Cosine, numbers, numbers, lengths),
@@ -154,6 +188,16 @@ def test_a_parameter_may_refer_to_another_hyperparameter_or_compute_from_it():
     assert not found.constants
 
 
+def test_warm_up_and_polynomial_decay_take_hyperparameters():
+    decay = hpo.Polynomial("peak", 0.0, hpo.Integer((4, 8)), hpo.Float((0.5, 3.0)))
+    space = hpo.Space({"peak": hpo.Float((0.1, 10.0)), "lr": hpo.Chain(hpo.Warmup("peak", hpo.Integer((1, 4))), decay)})
+    assert set(space.free) == {"peak", "lr.0.steps", "lr.1.steps", "lr.1.power"}
+    found = space.course({"peak": 8.0, "lr.0.steps": 2, "lr.1.steps": 4, "lr.1.power": 2.0})
+    assert [found.value("lr", t) for t in range(7)] == [4.0, 8.0, 8.0, 4.5, 2.0, 0.5, 0.0]
+    found = space.course({"peak": 8.0, "lr.0.steps": 2, "lr.1.steps": 4, "lr.1.power": 1.2345678901234567})
+    assert found.value("lr", 3) == pytest.approx(8 * 0.75**1.2345678901234567)
+
+
 def test_a_schedule_whose_parameters_are_inactive_is_inactive():
     space = hpo.Space(
         {"kind": hpo.Categorical(["fixed", "decay"]), "lr": hpo.Exponential(0.1, hpo.Float((0.1, 0.9)), 5)},
@@ -173,6 +217,8 @@ def test_fixing_a_scheduled_hyperparameter_puts_a_value_in_its_place():
     ("make", "complaint"),
     [
         (lambda: {"lr": hpo.Linear(1.0, 0.0, 0)}, "'lr'.*steps has to be above 0, and it is 0"),
+        (lambda: {"lr": hpo.Polynomial(1.0, 0.0, 0)}, "'lr'.*steps has to be above 0, and it is 0"),
+        (lambda: {"lr": hpo.Polynomial(1.0, 0.0, 5, power=0)}, "'lr'.*power has to be above 0, and it is 0"),
         (lambda: {"lr": hpo.Exponential(1.0, 0.5, hpo.Integer((0, 5)))}, "'lr'.*every has to be above 0"),
         (lambda: {"lr": hpo.Exponential(1.0, 0.5, [2, -1])}, "every has to be above 0, and it is -1"),
         (lambda: {"lr": hpo.Steps([1.0, 0.1], [1, 2])}, "a length for each value but the last"),

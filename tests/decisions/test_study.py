@@ -107,15 +107,21 @@ def test_drawing_ahead_changes_no_answer():
 
 
 def test_what_learns_is_not_asked_ahead():
-    class Learning(hpo.Random):
+    asked = []
+
+    class Learning(hpo.Suggest):
         def bind(self, space, seed):
-            suggest = super().bind(space, seed)
-            suggest.learns = True
-            return suggest
+            return self
+
+        def __call__(self, number, history, rng):
+            asked.append(number)
+            return {"x": 0.5}
 
     study = make(sampler=Learning())
     study.prepare()
-    assert not study._drawn
+    assert not asked
+    study.ask()
+    assert asked == [0]
 
 
 def test_a_verdict_of_the_engine_stops_a_trial():
