@@ -1,6 +1,6 @@
 """Large-batch training by LARS on Fashion-MNIST: 50,000 images in twelve batches. A step is one epoch.
 
-As digits_lars, which says why, with more of everything. The images are those of fashion_cnn.
+As digits_lars, which says why. The images are those of fashion_cnn; an epoch takes some four seconds on one core.
 """
 
 import torch

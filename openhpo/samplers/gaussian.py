@@ -56,7 +56,7 @@ class GaussianProcess:
         UserError: The numbers make no sense; when a study begins: BoTorch is not installed.
     """
 
-    def __init__(self, startup: int = 8, random_fraction: float = 0.0, *, wait: bool = True) -> None:
+    def __init__(self, startup: int = 10, random_fraction: float = 0.0, *, wait: bool = True) -> None:
         self.startup = whole(startup, "startup", 2)
         if not 0.0 <= random_fraction < 1.0:
             raise UserError(f"random_fraction has to be at least 0 and below 1, not {random_fraction!r}")
@@ -451,6 +451,7 @@ def _process(rows: Floats, values: Floats, variances: Floats) -> Any:
     from gpytorch.constraints import GreaterThan
     from gpytorch.kernels import MaternKernel, ScaleKernel
     from gpytorch.likelihoods import GaussianLikelihood
+    from gpytorch.means import ConstantMean
     from gpytorch.priors import GammaPrior, LogNormalPrior
 
     noise, likelihood = None, None
@@ -461,7 +462,9 @@ def _process(rows: Floats, values: Floats, variances: Floats) -> Any:
     else:  # it may be as good as none
         least_noise = GreaterThan(1e-6, transform=None, initial_value=1e-3)
         likelihood = GaussianLikelihood(noise_prior=LogNormalPrior(*NOISE), noise_constraint=least_noise)
-    lengths = LogNormalPrior(math.sqrt(2.0) + math.log(rows.shape[1]) / 2, math.sqrt(3.0))  # Hvarfner, Hellsten and Nardi 2024
+    lengths = LogNormalPrior(0.0, 1.0)  # in parts of a range
+    mean = ConstantMean()
+    mean.constant.requires_grad_(False)  # that of the trials: where nobody was, things may be as good as on average
     lower = GreaterThan(0.025, transform=None, initial_value=lengths.mode)
     matern = MaternKernel(2.5, ard_num_dims=rows.shape[1], lengthscale_prior=lengths, lengthscale_constraint=lower)
     kernel = ScaleKernel(matern, outputscale_prior=GammaPrior(2.0, 1.0))
@@ -472,6 +475,7 @@ def _process(rows: Floats, values: Floats, variances: Floats) -> Any:
         train_Yvar=noise,
         likelihood=likelihood,
         covar_module=kernel,
+        mean_module=mean,
         outcome_transform=Standardize(1),
     )
 
