@@ -35,7 +35,7 @@ RUNNING = 4.0  # how many of the others all that still run are worth together
 MOST_OTHERS = 2000  # that are looked at, evenly by rank
 WIDTH, WIDTH_OTHERS = 0.85, 0.5  # of the kernels of good trials and of others, in parts of Scott's
 ENDED = AT_REST - {State.PAUSED}
-SAME = 2  # trials that may have one curve and count as good
+SAME = 2  # trials that may have the same first loss, to the last digit, and count as good
 PRIOR = 2.0  # how many observations the kernel that knows nothing is worth
 
 
@@ -125,7 +125,7 @@ class Observed:
         self._configs: list[Config] = []
         self._open: list[int] = []  # trials that may still change
         self._tried: set[bytes] = set()
-        self._curves: dict[int, int] = {}  # the first losses of each trial that has ended or rested, as a key
+        self._firsts: dict[int, int] = {}  # of each trial that is at rest, a key of its first loss
         self._rows = numpy.empty((0, len(self._coordinates.choices)))
         self._ranks = numpy.empty((0, 4))  # by trial: whether it failed, its steps, its violation, its loss; NaN while it runs
 
@@ -153,7 +153,7 @@ class Observed:
                 self._ranks[number] = (1.0, trial.step, math.inf, math.inf)
             elif trial.state in AT_REST:
                 self._ranks[number] = (0.0, trial.step, trial.score.violation, trial.score.loss)
-                self._curves[number] = hash(trial.losses[:1].tobytes())
+                self._firsts[number] = hash(trial.losses[:1].tobytes())
             else:
                 self._ranks[number] = math.nan
             if trial.state not in ENDED:
@@ -184,7 +184,7 @@ class Observed:
         return numpy.nan_to_num(row, nan=-1.0).tobytes() in self._tried
 
     def news_first(self, ranked: NDArray[numpy.int64]) -> NDArray[numpy.int64]:
-        """The same numbers, those last whose curve was seen `SAME` times before: where nothing depends on what was changed, more of
+        """The same numbers, those last that begin as `SAME` others before them: where nothing depends on what was changed, more of
         the same tells nothing, and would draw all that follows to its place.
         """
         import numpy
@@ -192,10 +192,10 @@ class Observed:
         seen: dict[int, int] = {}
         again = numpy.zeros(len(ranked), bool)
         for place, number in enumerate(ranked.tolist()):
-            curve = self._curves.get(number)
-            if curve is not None:
-                again[place] = seen.get(curve, 0) >= SAME
-                seen[curve] = seen.get(curve, 0) + 1
+            first = self._firsts.get(number)
+            if first is not None:
+                again[place] = seen.get(first, 0) >= SAME
+                seen[first] = seen.get(first, 0) + 1
         found: NDArray[numpy.int64] = numpy.concatenate([ranked[~again], ranked[again]])
         return found
 
