@@ -11,7 +11,7 @@ from typing import Any
 
 from openhpo.engines import Full
 from openhpo.errors import UserError, whole
-from openhpo.hyperparameters import Categorical
+from openhpo.hyperparameters import Categorical, Integer
 from openhpo.keyed import key
 from openhpo.launch import run
 from openhpo.objective import NO_SCORE
@@ -22,6 +22,7 @@ from openhpo.stages import State
 from openhpo.study import Best
 
 CONFIDENCE = 0.95
+SLACK = 1e-6  # of a bound: ConfigSpace takes a value at a bound for one beyond it where a logarithm has rounded it so
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def space_of(result: Result, best: Sequence[Best]) -> Space:
             continue
         low, high = min(item.bounds[0], *values), max(item.bounds[1], *values)
         if (low, high) != tuple(item.bounds):
-            wide[name] = (low, high)
+            wide[name] = (low, high) if isinstance(item, Integer) else (low - SLACK * abs(low), high + SLACK * abs(high))
     return space.within(wide) if wide else space
 
 

@@ -56,5 +56,13 @@ def test_every_method_runs_and_trains_each_trial_as_if_it_were_alone(mpi, ranks,
         result = hpo.load(tmp_path / name)
         assert result.finished
         assert result.best.value > 0.8
+    replicates = hpo.load(tmp_path / "replicates")
+    assert numpy.array_equal(fingerprints(tmp_path, "replicates"), fingerprints(alone, "replicates"), equal_nan=True)
+    assert len(set(replicates.tables.trials["seed"].tolist())) == 2
+    assert replicates.best.error >= 0
+    refined = hpo.load(tmp_path / "refine")
+    assert refined.finished
+    assert len(refined.tables.trials) == 8
+    assert [remark["round"] for remark in refined.remarks if "boundaries" in remark] == [0, 1]
     assert not (tmp_path / "spilled" / "checkpoints").exists()
     assert numpy.array_equal(fingerprints(tmp_path, "halving"), fingerprints(alone, "halving"), equal_nan=True)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import openhpo as hpo
-from openhpo.validation import Validated
+from openhpo.validation import Validated, space_of
 
 from .conftest import ROOT, finished
 
@@ -26,9 +26,9 @@ def tracked(trial):
     yield from train(trial)
 
 
-def search(folder, how=train, **more):
+def search(folder, how=train, space=SPACE, **more):
     options = {"engine": hpo.Full(3), "trials": 12, "study": folder, "progress": False, "app": "test", **more}
-    return hpo.run(how, SPACE, hpo.Minimize("loss"), **options)
+    return hpo.run(how, space, hpo.Minimize("loss"), **options)
 
 
 def test_the_winners_are_trained_again_with_other_seeds_at_the_step_that_was_best(tmp_path):
@@ -128,3 +128,15 @@ def test_the_command_prints_a_table_or_json(ranks, tmp_path):
     assert len(found) == 2
     assert found[0]["mean"] <= found[1]["mean"]
     assert len(found[0]["values"]) == 3
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [{"lr": 0.6891284067194942, "k": 10}, {"lr": 0.00014785009657844995, "k": 0}, {"lr": 36.186609160480785, "k": 3}],
+)
+def test_what_a_refinement_found_beyond_the_first_boundaries_is_validated(beyond, tmp_path):
+    space = hpo.Space({"lr": hpo.Float((1e-3, 0.5), log=True), "k": hpo.Integer((1, 8))})
+    result = search(tmp_path / "study", how=lambda trial: iter([{"loss": 1.0}]), space=space, trials=1, engine=hpo.Full(1))
+    wide = space_of(result, [hpo.Best(0, beyond, 1.0, 1, True, [1.0])])
+    assert wide.holds(beyond)
+    assert wide.holds({"lr": 0.1, "k": 5})

@@ -184,7 +184,7 @@ class Observed:
         return numpy.nan_to_num(row, nan=-1.0).tobytes() in self._tried
 
     def news_first(self, ranked: NDArray[numpy.int64]) -> NDArray[numpy.int64]:
-        """The same numbers, those last that begin as `SAME` others before them: where nothing depends on what was changed, more of
+        """The same numbers, those last that begin as `SAME` others before: where nothing depends on what was changed, more of
         the same tells nothing, and would draw all that follows to its place.
         """
         import numpy
