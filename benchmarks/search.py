@@ -1,12 +1,14 @@
-"""How good suggestions are, and what one costs: TPE against Optuna's multivariate TPE.
+"""How good suggestions are, and what one costs: TPE and the Gaussian process against Optuna's.
 
 Regret is the best value found less the optimum, of Branin (2 dimensions, optimum 0.397887) and Hartmann-6 (-3.322368), as in
 the collection of Surjanovic and Bingham, "Virtual Library of Simulation Experiments"; the settings of `hpo.TPE` were found on
 other functions. "16 ranks" is a study on as many simulated ranks with trials that take from 0.5 to 1.5 s, so that each
-suggestion is made while 15 trials run; "to its own" compares it with the sequential search of as many trials. Both searches see
-the same seeds. The times are CPU times of this thread, for a suggestion after so many trials in 8 dimensions.
+suggestion is made while 15 trials run; "to its own" compares it with the sequential search of as many trials. All searches see
+the same seeds. The times are CPU times of this thread, for a suggestion after so many trials in 8 dimensions. Latency is the
+time from the end of a trial to the beginning of the next one on a rank that does not wait for the model, while that is fitted
+to 500 trials in the thread beside it, against a random search.
 
-Run with: OMP_NUM_THREADS=1 python benchmarks/search.py [--seeds 20] [--only regret|cost]
+Run with: OMP_NUM_THREADS=1 python benchmarks/search.py [--seeds 20] [--only tpe|gp|cost|latency]
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy
 
@@ -32,7 +37,8 @@ from openhpo.stages import TrialRecord
 TRIALS = (50, 100)
 RANKS = 16
 PARALLEL_AIM = 2.0  # times the sequential regret
-OBSERVED = {1_000: 1.0, 10_000: 10.0}  # trials: ms that a suggestion may take after them
+OBSERVED = {1_000: 1.0, 10_000: 10.0}  # trials: ms that a suggestion of TPE may take after them
+FITTED = {100: 3000.0, 500: 3000.0}  # the same of the Gaussian process
 DIMENSIONS = 8
 REPEATS = 30
 
@@ -72,7 +78,7 @@ def regrets(losses: Sequence[float]) -> tuple[float, ...]:
     return tuple(min(losses[:trials]) for trials in TRIALS)
 
 
-def ours(name: str, ranks: int, seed: int) -> tuple[float, ...]:
+def ours(name: str, sampler: Callable[[], Any], ranks: int, seed: int) -> tuple[float, ...]:
     """The regret of a study on so many simulated ranks."""
     function, dimensions = FUNCTIONS[name]
 
@@ -84,34 +90,44 @@ def ours(name: str, ranks: int, seed: int) -> tuple[float, ...]:
 
     def study() -> hpo.Study:
         return hpo.Study(
-            space_of(dimensions), hpo.Minimize("loss"), engine=hpo.Full(1), sampler=hpo.TPE(), trials=TRIALS[-1], seed=seed
+            space_of(dimensions), hpo.Minimize("loss"), engine=hpo.Full(1), sampler=sampler(), trials=TRIALS[-1], seed=seed
         )
 
     return regrets([trial.score.loss for trial in simulate(study, curve, pace, ranks).study.trials])
 
 
-def optunas(name: str, seed: int) -> tuple[float, ...]:
-    """The regret of Optuna's multivariate TPE, one trial after the other."""
+def optunas(name: str, sampler: str, seed: int) -> tuple[float, ...]:
+    """The regret of a sampler of Optuna, one trial after the other."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")  # multivariate is experimental
     function, dimensions = FUNCTIONS[name]
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(multivariate=True, seed=seed))
+    more = {"multivariate": True} if sampler == "TPESampler" else {}
+    study = optuna.create_study(sampler=getattr(optuna.samplers, sampler)(seed=seed, **more))
     study.optimize(
         lambda trial: function([trial.suggest_float(f"x{place}", 0.0, 1.0) for place in range(dimensions)]), n_trials=TRIALS[-1]
     )
     return regrets([trial.value or 0.0 for trial in study.trials])
 
 
-def report_regret(seeds: int) -> None:
-    print(f"median regret over {seeds} seeds (quartiles) after {' and '.join(map(str, TRIALS))} trials", flush=True)
+MODELS: dict[str, tuple[str, Callable[[], Any], str]] = {
+    "tpe": ("TPE", hpo.TPE, "TPESampler"),
+    "gp": ("GP", hpo.GaussianProcess, "GPSampler"),
+}
+
+
+def report_regret(model: str, seeds: int) -> None:
+    label_of, sampler, peer = MODELS[model]
+    print(
+        f"\n{label_of}: median regret over {seeds} seeds (quartiles) after {' and '.join(map(str, TRIALS))} trials", flush=True
+    )
     with ProcessPoolExecutor() as pool:
         for name in FUNCTIONS:
             runs: dict[str, Callable[[int], tuple[float, ...]]] = {
-                "Optuna, sequential": partial(optunas, name),
-                "TPE, sequential": partial(ours, name, 1),
-                f"TPE, {RANKS} ranks": partial(ours, name, RANKS),
+                "Optuna, sequential": partial(optunas, name, peer),
+                f"{label_of}, sequential": partial(ours, name, sampler, 1),
+                f"{label_of}, {RANKS} ranks": partial(ours, name, sampler, RANKS),
             }
             found = {label: numpy.array(list(pool.map(run, range(seeds)))) for label, run in runs.items()}
             medians = {label: numpy.median(values, axis=0) for label, values in found.items()}
@@ -129,38 +145,102 @@ def report_regret(seeds: int) -> None:
             print(f"  {name:11s} {RANKS} ranks to its own: {times} times; aim: at most {PARALLEL_AIM:g}, {verdict}", flush=True)
 
 
+def observed(rng: numpy.random.Generator, number: int) -> TrialRecord:
+    config = {f"x{place}": float(value) for place, value in enumerate(rng.random(DIMENSIONS))}
+    score = Score(0.0, sum((value - 0.3) ** 2 for value in config.values()) + 0.05 * float(rng.standard_normal()))
+    record = TrialRecord(number, config, hpo.State.DONE, 1, score, score, 1)
+    record.losses.append(score.loss)
+    return record
+
+
+def cost(sampler: Any, count: int, repeats: int) -> tuple[float, float]:
+    """CPU seconds of the first suggestion after so many trials; the median of those that follow, each with one trial more."""
+    rng = numpy.random.default_rng(0)
+    suggest, history, times = sampler.bind(space_of(DIMENSIONS), 0), [observed(rng, number) for number in range(count)], []
+    for _ in range(repeats):
+        history.append(observed(rng, len(history)))
+        begin = time.thread_time()
+        suggest(len(history), history, rng)
+        times.append(time.thread_time() - begin)
+    return times[0], statistics.median(times[1:])
+
+
 def report_cost() -> None:
-    space, rng = space_of(DIMENSIONS), numpy.random.default_rng(0)
+    for label, sampler, counts in (("TPE", hpo.TPE(), OBSERVED), ("GP", hpo.GaussianProcess(), FITTED)):
+        for count, aim in counts.items():
+            first, taken = (1e3 * seconds for seconds in cost(sampler, count, REPEATS if label == "TPE" else 4))
+            verdict = "met" if taken < aim else "NOT met"
+            print(
+                f"{label}: a suggestion after {count:,} trials: {taken:.2f} ms (first {first:.0f}), aim {aim:g}: {verdict}",
+                flush=True,
+            )
 
-    def observed(number: int) -> TrialRecord:
-        config = dict(zip(space.names, rng.random(DIMENSIONS).tolist(), strict=True))
-        score = Score(0.0, sum(config.values()))
-        return TrialRecord(number, config, hpo.State.DONE, 1, score, score, 1)
 
-    for count, aim in OBSERVED.items():
-        suggest, history, times = hpo.TPE().bind(space, 0), [observed(number) for number in range(count)], []
-        for _ in range(REPEATS):
-            history.append(observed(len(history)))
-            begin = time.thread_time()
-            suggest(len(history), history, rng)
-            times.append(1e3 * (time.thread_time() - begin))
-        taken = statistics.median(times[1:])  # the first takes in the whole history
-        verdict = "met" if taken < aim else "NOT met"
-        print(
-            f"a suggestion after {count:,} trials: {taken:.2f} ms (first {times[0]:.0f} ms); aim: below {aim:g}, {verdict}",
-            flush=True,
+class Crowded(hpo.GaussianProcess):
+    """A Gaussian process that has seen 500 trials before the first one."""
+
+    def bind(self, space: hpo.Space, seed: int) -> Any:
+        rng = numpy.random.default_rng(0)
+        known = [observed(rng, number) for number in range(500)]
+        suggest = super().bind(space, seed)
+        inner = suggest.__class__.__call__
+
+        class Told(suggest.__class__):  # type: ignore[name-defined, misc]
+            def __call__(self, number: int, history: Sequence[TrialRecord], rng: numpy.random.Generator) -> Any:
+                return inner(self, number, [*known, *history], rng)
+
+        suggest.__class__ = Told
+        return suggest
+
+
+def gaps(sampler: Any) -> list[float]:
+    """Seconds between trials on this process's only rank, which trains, coordinates and suggests."""
+    ends: list[float] = []
+    found: list[float] = []
+
+    def train(trial: hpo.Trial) -> Any:
+        if ends:
+            found.append(time.perf_counter() - ends[-1])
+        begin = time.perf_counter()
+        while time.perf_counter() < begin + 0.01:
+            pass
+        ends.append(time.perf_counter())
+        yield {"loss": trial["x0"]}
+
+    with tempfile.TemporaryDirectory() as folder:
+        hpo.run(
+            train,
+            space_of(DIMENSIONS),
+            hpo.Minimize("loss"),
+            engine=hpo.Full(1),
+            sampler=sampler,
+            trials=400,
+            study=Path(folder) / "study",
+            progress=False,
         )
+    return sorted(found[20:])
+
+
+def report_latency() -> None:
+    print("\nms from the end of a trial to the next one's begin, on one rank: median, 99 %, most")
+    for label, sampler in (("random", hpo.Random()), ("GP, not waited for", Crowded(wait=False))):
+        found = gaps(sampler)
+        cells = (found[len(found) // 2], found[int(0.99 * len(found))], found[-1])
+        print(f"  {label:20s}" + "".join(f"{1e3 * cell:9.2f}" for cell in cells), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--only", choices=["regret", "cost"])
+    parser.add_argument("--only", choices=["tpe", "gp", "cost", "latency"])
     options = parser.parse_args()
-    if options.only != "regret":
+    if options.only in (None, "cost"):
         report_cost()
-    if options.only != "cost":
-        report_regret(options.seeds)
+    if options.only in (None, "latency"):
+        report_latency()
+    for model in MODELS:
+        if options.only in (None, model):
+            report_regret(model, options.seeds)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 "Habana Gaudi and SigOpt: HPO of MLPerf ResNet-50" (Intel, 2022) reports 21,333 device-hours against 85,413 of a grid, and 6 %
 fewer epochs than the best of the grid. Here the same loop on an app with the same five hyperparameters. Every configuration is
-trained with three seeds. The converged epoch CE is the first step at which the app's target is met. The best configuration of
-each search is trained again with ten new seeds; a training that never gets there counts as one step more than the longest. For
-example:
+trained with three seeds. The converged epoch CE is the first step at which the app's target is met. Of each search the three
+best configurations are trained again with ten new seeds, and the best mean of these counts; a training that never gets there
+counts as one step more than the longest. For example:
 
     python drivers/refine.py apps/digits_lars.py --ranks 2
 """
@@ -49,7 +49,8 @@ def main(
     round_trials: Annotated[int, typer.Option(help="Configurations of a round.")] = 20,
     rounds: Annotated[int, typer.Option(help="At most so many.")] = 3,
     cluster_size: Annotated[int, typer.Option(help="The fewest trials of a cluster.")] = 5,
-    seeds: Annotated[int, typer.Option(help="New seeds that the winners are trained with.")] = 10,
+    top: Annotated[int, typer.Option(help="So many configurations of each search are trained again.")] = 3,
+    seeds: Annotated[int, typer.Option(help="New seeds that these are trained with.")] = 10,
 ) -> None:
     """Search with a grid and with moving boundaries; compare what they cost and what they found."""
     pyplot()
@@ -64,7 +65,9 @@ def main(
     moved = replace(options, study=str(folder / "refinement"), trials=round_trials * rounds)
     refined = search("refine", moved, refinement)
     winners = {
-        name: validate(app.train, result.path, top=1, replicates=seeds, app=app.name, progress=options.progress)[0]
+        name: best_of(
+            validate(app.train, result.path, top=top, replicates=seeds, app=app.name, progress=options.progress), result
+        )
         for name, result in (("grid", grid), ("refinement", refined))
     }
     if launched_rank() != 0:
@@ -79,6 +82,11 @@ def main(
 def steps_of(result: Result) -> int:
     """Training steps that a study has spent."""
     return len(result.tables.reports)
+
+
+def best_of(validated: list[Validated], result: Result) -> Validated:
+    """The one with the smallest mean converged epoch."""
+    return min(validated, key=lambda one: statistics.fmean(converged(one, result)))
 
 
 def converged(winner: Validated, result: Result) -> list[float]:
@@ -117,7 +125,8 @@ def show(grid: Result, refined: Result, winners: dict[str, Validated]) -> None:
     out.print(table)
     times, lower = steps_of(grid) / max(steps_of(refined), 1), 1 - means["refinement"] / means["grid"]
     out.print(f"steps: the grid takes {times:.2f} times as many (published: 85,413 / 21,333 device-hours = {FEWER_STEPS:.1f})")
-    out.print(f"converged epoch: {lower:+.1%} lower than the best of the grid (published: {LOWER:.0%})")
+    than = f"{abs(lower):.1%} {'lower' if lower >= 0 else 'higher'} than the best of the grid"
+    out.print(f"converged epoch with new seeds: {than} (published: {LOWER:.0%} lower)")
     for name, winner in winners.items():
         values = ", ".join(
             f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in winner.found.config.items()

@@ -6,11 +6,11 @@ Imports nothing heavy: the number of threads has to be set before NumPy and torc
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from functools import cache
 
 from openhpo.actors.run import launched_size, mpi_world
+from openhpo.libraries import loaded
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 OURS = "OPENHPO_THREADS"  # set beside them, to tell our choice from the user's
@@ -65,6 +65,6 @@ def share_threads(threads: int) -> None:
         return
     for name in (*THREAD_VARIABLES, OURS):
         os.environ[name] = str(threads)
-    torch = sys.modules.get("torch")
+    torch = loaded("torch")
     if torch is not None and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-import sys
+
+from openhpo.libraries import loaded
 
 SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "memory allocation failed")
 
@@ -36,6 +37,6 @@ def release_memory(error: BaseException) -> None:
         return
     error.__traceback__ = None  # whose frames hold the tensors
     gc.collect()
-    torch = sys.modules.get("torch")
+    torch = loaded("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

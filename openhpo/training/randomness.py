@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import sys
 from typing import TYPE_CHECKING
 
 import numpy
 
 from openhpo.keyed import key
+from openhpo.libraries import loaded
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -24,7 +24,7 @@ def seed_everything(seed: int, step: int) -> None:
     number = key(seed, step)
     random.seed(number)
     numpy.random.seed(number & 0xFFFFFFFF)
-    torch = sys.modules.get("torch")
+    torch = loaded("torch")
     if torch is not None:
         _seed_torch(torch, number)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
+
+from openhpo.libraries import loaded
 
 KIND = "!"
 ALIGNMENT = 64  # bytes
@@ -110,7 +111,7 @@ class Lowering:
             return {KIND: "bytes", **self._place(len(item), numpy.frombuffer(bytes(item), numpy.uint8))}
         if isinstance(item, complex):
             return {KIND: "complex", "value": [self.node(path, item.real), self.node(path, item.imag)]}
-        torch = sys.modules.get("torch")
+        torch = loaded("torch")
         if torch is not None:
             if isinstance(item, torch.Tensor):
                 return self._tensor(path, item)
@@ -314,7 +315,7 @@ def trackable(item: Any) -> Any:
         return HeldNumpyGenerator(item)
     if isinstance(item, random.Random):
         return HeldRandom(item)
-    torch = sys.modules.get("torch")
+    torch = loaded("torch")
     if torch is not None and isinstance(item, torch.Tensor):
         return HeldTensor(item)
     if torch is not None and isinstance(item, torch.Generator):
