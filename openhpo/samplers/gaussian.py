@@ -38,7 +38,7 @@ CANDIDATES, NEAR, RESTARTS = 1024, 256, 8  # points that the maximisation looks 
 EAGERNESS = 2.0  # how much likelier a better point is to be climbed from
 CLIMB = 40  # iterations
 NOISE = (-8.0, 2.0)  # mean and standard deviation, before anything is known, of the logarithm of the noise's variance
-TAME = 2.0  # times as far above the median as the best is below it: from there on losses count in logarithms
+TAME = 2.0  # times as far above the median as the best is below it: beyond that losses are drawn in
 LEVELS = 6  # different numbers of steps that are told apart
 LEAST_AT_LEVEL = 4  # trials that have to have come to a number of steps for it to be the one that counts
 
@@ -367,7 +367,7 @@ def _best_until(trial: TrialRecord, step: int) -> tuple[float, float]:
 
 
 def _tamed(losses: Floats) -> tuple[Floats, Floats]:
-    """Losses with the worst in logarithms, as trainings that diverge would tell nothing but that; and the slopes of that.
+    """Losses with the worst drawn in, as trainings that diverge would tell nothing but that; and the slopes of that.
 
     Returns:
         Both of the shape of `losses`.
@@ -389,8 +389,8 @@ def _tamed(losses: Floats) -> tuple[Floats, Floats]:
     with numpy.errstate(invalid="ignore"):
         high = beyond > 0
     found = losses.copy()
-    found[high] = middle + scale * numpy.log1p(beyond[high])
-    slopes[high] = 1 / (1 + beyond[high])
+    found[high] = middle + scale * beyond[high] / (1 + beyond[high])
+    slopes[high] = 1 / (1 + beyond[high]) ** 2
     return found, slopes
 
 

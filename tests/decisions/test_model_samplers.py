@@ -188,7 +188,7 @@ def test_a_diverged_training_does_not_hide_what_the_others_tell():
         return {"loss": 1e30 if config["x"] > 0.9 else bowl(config)}
 
     found = play(hpo.GaussianProcess(), 25, PLANE, metrics=metrics)
-    assert found.best.value < 1e-2
+    assert found.best.value < 5e-3
 
 
 @botorch
