@@ -55,7 +55,7 @@ class Refinement:
             forbidden combinations refer to stay where they are, as do choices without an order.
 
     Raises:
-        UserError: The numbers make no sense.
+        UserError: The numbers make no sense; when a study begins: scikit-learn is not installed.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class Refinement:
         self.limits = {name: (float(low), float(high)) for name, (low, high) in (limits or {}).items()}
 
     def bind(self, space: Space, seed: int) -> RefinedSearch:
+        if importlib.util.find_spec("sklearn") is None:
+            raise UserError("a refinement needs scikit-learn: pip install scikit-learn, or 'openhpo[bayes]', which has it")
         return RefinedSearch(self, space, seed)
 
     def definition(self) -> dict[str, Any]:

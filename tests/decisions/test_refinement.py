@@ -1,5 +1,6 @@
 """Refinement: boundaries that move from round to round to where the best trials lie."""
 
+import importlib.util
 import math
 
 import pytest
@@ -202,3 +203,9 @@ def test_a_cluster_near_a_boundary_moves_it_out_by_the_coefficient_and_a_far_one
     assert low == pytest.approx(1e-3 / 10**0.2)
     assert high == pytest.approx(1e-2 * 10**0.2)
     assert Axis(hpo.Integer((41, 50)), None).moved((41.0, 50.0), (45.0, 50.0), 0.1) == (44.0, 51.0)
+
+
+def test_without_scikit_learn_what_to_install_is_said(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(hpo.UserError, match="pip install scikit-learn"):
+        study(hpo.Refinement(hpo.Random()))
