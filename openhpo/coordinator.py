@@ -638,7 +638,7 @@ class Coordinator(Actor):
         study, elapsed = self._study, self._time()
         before, steps = self._shown
         self._shown = (elapsed, self._steps)
-        expected = study.engine.expected_steps(study.total)
+        expected = study.engine.expected_steps(study.total) * study.replicates
         part = 1.0 if study.settled == study.total else min(0.99, max(study.settled / study.total, self._steps / expected))
         return Progress(
             trials=study.total,

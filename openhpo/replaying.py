@@ -421,7 +421,7 @@ class Planner(Coordinator):
 
     def _hand_out(self) -> None:
         super()._hand_out()
-        if self.dry is None and self._scheduler.idle and len(self._study.trials) == self._study.total:
+        if self.dry is None and self._scheduler.idle and len(self._study.candidates) == self._study.total:
             now = self.now()
             self.dry = now
             self.busy_until_dry = sum(trainer.busy - trainer.ahead(now) for trainer in self._all)

@@ -430,7 +430,9 @@ class Result:
             return self.metrics_at(found.trial, found.step)
         first = found.trial * self.replicates
         rows = [
-            self.metrics_at(trial, min(found.step, int(self._steps[trial]))) for trial in range(first, first + self.replicates)
+            self.metrics_at(trial, min(found.step, int(self._steps[trial])))
+            for trial in range(first, first + self.replicates)
+            if self._steps[trial] >= found.step or self.states[trial] is State.DONE  # others have failed before
         ]
         values = {name: [row[name] for row in rows if name in row] for name in self.metrics}
         return {name: sum(given) / len(given) for name, given in values.items() if given}

@@ -113,6 +113,11 @@ def validate(
         precision=str(more.pop("precision", result.definition.get("precision", "fp32"))),
         **more,
     )
+    if not again.finished:
+        raise UserError(
+            f"the validation has come to {len(again.configs)} of its {len(best) * again.replicates} trainings, and not all "
+            "are at their end: call it again, with the same arguments, to go on"
+        )
     found = [validated(again, place, one) for place, one in enumerate(best)]
     sign = result.objective.sign
     return sorted(found, key=lambda one: math.inf if math.isnan(one.mean) else sign * one.mean)

@@ -95,7 +95,19 @@ def test_a_first_step_is_validated_as_such(tmp_path):
         app="test",
     )
     found = hpo.validate(train, tmp_path / "study", top=2, replicates=3, progress=False, app="test")
-    assert all(value in (1.0, 2.0, 3.0, math.inf) for one in found for value in one.values)
+    assert [len(one.values) + one.failed for one in found] == [3, 3]
+    assert {value for one in found for value in one.values} <= {1.0, 2.0, 3.0}
+    assert any(one.values for one in found)
+
+
+def test_a_validation_that_was_stopped_says_so_and_goes_on(tmp_path):
+    search(tmp_path / "study")
+
+    options = {"top": 2, "replicates": 5, "progress": False, "app": "test"}
+    with pytest.raises(hpo.UserError, match="of its 10 trainings, and not all are at their end: call it again"):
+        hpo.validate(train, tmp_path / "study", time_limit=1e-6, **options)
+    found = hpo.validate(train, tmp_path / "study", **options)
+    assert [len(one.values) for one in found] == [5, 5]
 
 
 def test_what_cannot_be_validated_is_refused(tmp_path):

@@ -67,7 +67,7 @@ def _status(result: Result) -> dict[str, Any]:
     from openhpo.stages import State
 
     tables = result.tables
-    states = result.states
+    states = result.states if result.replicates == 1 else [candidate.state for candidate in result.candidates]
     count = {state: sum(1 for s in states if s is state) for state in State}
     quiet = time.time() - tables.path.stat().st_mtime
     phases = {
