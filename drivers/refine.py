@@ -52,11 +52,13 @@ def main(
     top: Annotated[int, typer.Option(help="So many configurations of each search are trained again.")] = 3,
     seeds: Annotated[int, typer.Option(help="New seeds that these are trained with.")] = 10,
 ) -> None:
-    """Search with a grid and with moving boundaries; compare what they cost and what they found."""
+    """Search with a grid and with moving boundaries, each configuration with three seeds unless --replicates says otherwise;
+    compare what they cost and what they found.
+    """
     pyplot()
     folder = Path(options.study or "runs/refine")
     app = load_app(options.app)
-    options = replace(options, replicates=max(options.replicates, 3))
+    options = replace(options, replicates=options.replicates if options.replicates > 1 else 3)
     axes = axes_of(axis or [f"{name}=3" for name in app.space.free])
     grid = search("grid", replace(options, study=str(folder / "grid")), Grid(axes))
     refinement = Refinement(

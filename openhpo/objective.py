@@ -15,6 +15,33 @@ from openhpo.expressions import Expression, Requirement
 Metrics = Mapping[str, float]
 
 
+class Margins(tuple[float, ...]):
+    """How far each requirement is from being met; below 0, with how much to spare. As good as any others: of two scores they
+    decide nothing.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, tuple)
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+    __gt__ = __lt__
+
+    def __le__(self, other: object) -> bool:
+        return True
+
+    __ge__ = __le__
+
+    def __hash__(self) -> int:
+        return 0
+
+
+NO_MARGINS = Margins()
+
+
 class Score(msgspec.Struct, frozen=True, order=True, gc=False):
     """A trial's standing after one step; the smaller one, by the fields in their order, is the better one.
 
@@ -24,7 +51,18 @@ class Score(msgspec.Struct, frozen=True, order=True, gc=False):
 
     violation: float
     loss: float  # the objective, negated where it is maximised
-    margins: tuple[float, ...] = ()  # how far each requirement is from being met; below 0, with how much to spare
+    margins: Margins = NO_MARGINS
+
+    def definition(self) -> dict[str, Any]:
+        """It in plain JSON, where what is infinite is null."""
+        finite = [part if math.isfinite(part) else None for part in (self.violation, self.loss)]
+        return {"violation": finite[0], "loss": finite[1], "margins": list(self.margins)}
+
+    @staticmethod
+    def from_definition(definition: Mapping[str, Any]) -> Score:
+        """The score that `definition` describes."""
+        violation, loss = (math.inf if definition[part] is None else definition[part] for part in ("violation", "loss"))
+        return Score(violation, loss, Margins(definition["margins"]))
 
 
 NO_SCORE = Score(math.inf, math.inf)
@@ -103,7 +141,7 @@ class Objective:
             None where a metric is absent; NO_SCORE itself where one is not finite.
         """
         try:
-            margins: tuple[float, ...] = ()
+            margins = NO_MARGINS
             if not self._requirements and self._plain:
                 value, violation = metrics[self._plain], 0.0
             else:
@@ -114,11 +152,11 @@ class Objective:
             return NO_SCORE
         return Score(violation, self.sign * value, margins)
 
-    def _evaluate(self, step: int, metrics: Metrics) -> tuple[float, float, tuple[float, ...]]:
+    def _evaluate(self, step: int, metrics: Metrics) -> tuple[float, float, Margins]:
         if self._derived:
             metrics = {**metrics, **{name: expression(metrics) for name, expression in self._derived.items()}}
         violation = sum(requirement.violation(metrics) for requirement in self._requirements)
-        margins = tuple(requirement.margin(metrics) for requirement in self._requirements)
+        margins = Margins(requirement.margin(metrics) for requirement in self._requirements)
         if isinstance(self.metric, FirstStep):
             return (math.inf if violation else float(step)), violation, margins
         value = self._target(metrics) if self._target else metrics[self._plain]

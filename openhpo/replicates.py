@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from openhpo.keyed import key
-from openhpo.objective import Score
+from openhpo.objective import Margins, Score
 from openhpo.stages import AT_REST, State, TrialRecord
 
 
@@ -51,7 +51,7 @@ class Replicates:
                     found.append(scores[step - 1])
                     reported = True
                 elif trial.state is State.DONE and scores:
-                    found.append(scores[-1])
+                    found.append(next((score for score in reversed(scores) if score is not None), None))
                 elif trial.state not in (State.DONE, State.FAILED):
                     return
             if not reported:
@@ -100,7 +100,7 @@ class Replicates:
 def mean_of(scores: Sequence[Score]) -> Score:
     """The score of a configuration from those of its replicates."""
     count = len(scores)
-    margins = tuple(math.fsum(sides) / count for sides in zip(*(score.margins for score in scores), strict=True))
+    margins = Margins(math.fsum(sides) / count for sides in zip(*(score.margins for score in scores), strict=True))
     losses = [score.loss for score in scores]
     loss = math.fsum(losses) / count if all(math.isfinite(loss) for loss in losses) else math.inf
     return Score(math.fsum(score.violation for score in scores) / count, loss, margins)

@@ -146,6 +146,11 @@ class Study:
         self.tree = Tree()
         self._suggestions = Suggestions(self.sampler, self.space, seed, self.prior, self.known)
         self.total = _total(trials, self._suggestions.size, engine.size)
+        if self._suggestions.ends and not engine.extendable:
+            raise UserError(
+                f"{type(self.sampler).__name__} may end before all trials have begun, and {type(engine).__name__} decides "
+                "by their number: choose an engine that does not, such as Full or ASHA"
+            )
         self.engine.start(self.space, self.total, seed)
         self._roster = Roster(self.space, self._suggestions, self.tree, engine.max_steps, seed, self.replicates, merge=merge)
         self.trials = self._roster.trials
@@ -163,6 +168,7 @@ class Study:
         self.at_rest = 0  # those, and the ones that have come as far as their method had them go
         self.failed = 0
         self._changes: list[Change] = []
+        self._concluded = False
 
     def extend(self, trials: int) -> None:
         """Let more trials follow.
@@ -181,6 +187,7 @@ class Study:
                 f"{type(self.engine).__name__} decides by the number of trials, so a study of {self.total} cannot be "
                 f"continued to {total}; choose another --study"
             )
+        self._concluded = self._concluded and total == self.total
         self.total = total
 
     # ---- what to run
@@ -237,12 +244,13 @@ class Study:
 
     def _end_search(self) -> None:
         """The sampler says that nothing more is worth trying."""
-        if not self.engine.extendable:
+        if not self._suggestions.ends:
             raise UserError(
-                f"{type(self.sampler).__name__} may end before all trials have begun, and {type(self.engine).__name__} decides "
-                "by their number: choose an engine that does not, such as Full or ASHA"
+                f"{type(self.sampler).__name__} has no configuration for trial {len(self.candidates)} of {self.total}: "
+                "a sampler that may run out of them has to say so by `ends = True`"
             )
         self._awaiting = None
+        self._concluded = True
         self.total = len(self.candidates)
 
     def _changed(self, walker: Walker, state: State, stage: int | None, *, forked: bool = False) -> None:
@@ -354,14 +362,24 @@ class Study:
     def draw(self) -> Callable[[], Suggestion] | None:
         """What to call in another thread, where a slow sampler is to be asked now."""
         number = len(self.candidates)
-        awaited = self._awaiting is not None
+        awaited = self._awaiting is not None or self._concluding
         return self._suggestions.draw(number, awaited=awaited) if awaited or number < self.total else None
 
     def suggested(self, suggestion: Suggestion) -> None:
         """The answer to a `draw`."""
+        if self._concluding:
+            self._suggestions.concluded(suggestion)
+            self._concluded = True
+            return
         self._suggestions.suggested(suggestion)
         if self._awaiting is not None:
             self._begin()
+
+    @property
+    def _concluding(self) -> bool:
+        """Whether a slow sampler is to be asked once more after the last trial, for what it has to remark on the whole."""
+        everyone = len(self.candidates) == self.total == self.at_rest
+        return everyone and self._suggestions.concludes and not self._concluded
 
     def _walk(self, walker: Walker) -> None:
         """Move a trial on over what is trained already, to where it has to wait or to its goal."""
@@ -825,14 +843,24 @@ class Study:
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing more will be asked for."""
-        if self._running or self._awaiting is not None:
+        if self._running or self._awaiting is not None or self._concluding:
             return False
         while True:
             pulled = self._pull()
             if len(self._frontier):
                 return False
             if not self._pull_new() and not pulled:
-                return self._awaiting is None
+                return self._awaiting is None and self._complete_search()
+
+    def _complete_search(self) -> bool:
+        """True; unless it is the sampler that keeps trials from beginning."""
+        number = len(self.candidates)
+        if number < self.total and not self._roster.ready():
+            raise UserError(
+                f"{type(self.sampler).__name__} is not ready for trial {number} of {self.total}, and nothing runs that it "
+                "could wait for: its `ready` has to become true, at the latest when all trials are at rest"
+            )
+        return True
 
     @property
     def best(self) -> Best | None:

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 from openhpo.errors import UserError, meant
 from openhpo.hyperparameters import Config
-from openhpo.keyed import KeyedGenerator
+from openhpo.keyed import KeyedGenerator, key
 from openhpo.objective import Score
 from openhpo.samplers import Sampler
+from openhpo.samplers.sobol import SobolPoints
 from openhpo.space import ATTEMPTS, Space
 from openhpo.stages import State, TrialRecord
 
@@ -55,8 +56,13 @@ class Known(NamedTuple):
                 "config": trial.config,
                 "state": trial.state.value,
                 "step": trial.step,
-                "violation": trial.score.violation,
-                "curve": [[step, loss] for step, loss in enumerate(trial.losses, 1) if not math.isnan(loss)],
+                "score": trial.score.definition(),
+                "best_step": trial.best_step,
+                "curve": [
+                    [step, loss if math.isfinite(loss) else None]
+                    for step, loss in enumerate(trial.losses, 1)
+                    if not math.isnan(loss)
+                ],
             }
             for trial in self.trials
         ]
@@ -72,9 +78,9 @@ def _record(place: int, described: Mapping[str, Any]) -> TrialRecord:
     record = TrialRecord(-1 - place, described["config"], State(described["state"]), described["step"])
     record.losses.extend([math.nan] * record.step)
     for step, loss in described["curve"]:
-        record.losses[step - 1] = loss
-        record.score, record.best_step = Score(described["violation"], loss), step
-    record.last = record.score
+        record.losses[step - 1] = math.inf if loss is None else loss
+    record.score = record.last = Score.from_definition(described["score"])
+    record.best_step = described["best_step"]
     return record
 
 
@@ -107,12 +113,22 @@ class Suggestions:
         self._deferred = False
         self._ready: deque[Suggestion] = deque()
         self._asked = False  # somebody is making a suggestion
-        self._remarks: list[dict[str, Any]] = []
+        self._points: SobolPoints | None = None
 
     @property
     def learns(self) -> bool:
         """Whether they depend on results."""
         return self._suggest.learns
+
+    @property
+    def ends(self) -> bool:
+        """Whether there may be fewer than were asked for."""
+        return self._suggest.ends
+
+    @property
+    def concludes(self) -> bool:
+        """Whether the sampler is to be asked once more at the end."""
+        return self._deferred and self._suggest.ends
 
     @property
     def size(self) -> int | None:
@@ -158,7 +174,7 @@ class Suggestions:
             return None
         if recalled is None:
             self._keyed.rekey(self._seed, number)
-            recalled = Suggestion(self._suggest.quick(number, self._keyed.generator))
+            recalled = Suggestion(self._meanwhile(number))
         return recalled
 
     def draw(self, number: int, *, awaited: bool) -> Callable[[], Suggestion] | None:
@@ -174,10 +190,22 @@ class Suggestions:
         self._asked = True
         return partial(self._make, number, self._snapshot(), KeyedGenerator())
 
+    def _meanwhile(self, number: int) -> Config:
+        """What to try where nobody waits for the sampler: a sequence of its own, as the sampler may begin with one too."""
+        if self._points is None:
+            self._points = SobolPoints(self._space, key(self._seed, -1) >> 1)
+        return self._points(number, (), self._keyed.generator)
+
     def suggested(self, suggestion: Suggestion) -> None:
-        """A suggestion was made."""
+        """A suggestion was made, here or by a run before."""
+        self._suggest.heard(suggestion.remarks)
         self._asked = False
         self._ready.append(suggestion)
+
+    def concluded(self, suggestion: Suggestion) -> None:
+        """One was made after the last trial, for what is remarked there."""
+        self._suggest.heard(suggestion.remarks)
+        self._asked = False
 
     def _make(self, number: int, history: Sequence[TrialRecord], keyed: KeyedGenerator) -> Suggestion:
         keyed.rekey(self._seed, number)
@@ -190,8 +218,7 @@ class Suggestions:
         for place, record in enumerate(self._history):
             if place < len(copies) and copies[place].state in FINAL and copies[place].config is record.config:
                 continue
-            copies[place:place] = [copied(record)]
-            del copies[place + 1 : place + 2]
+            copies[place : place + 1] = [copied(record)]
         return list(copies)
 
     # ---- what the user wants tried first
@@ -216,9 +243,10 @@ class Suggestions:
             units = zip(free, self._keyed.generator.random(len(free)).tolist(), strict=True)
             drawn = {name: rules.value(name, unit) for name, unit in units}
             config = self._space.configuration({**drawn, **self._prior[number]})
-            if config is not None:
+            if config is not None and config.keys() >= self._prior[number].keys():
                 return config
-        raise UserError(f"prior: {dict(self._prior[number])} is forbidden by {list(self._space.forbidden)}")
+        rules = [*self._space.conditions.values(), *self._space.forbidden]
+        raise UserError(f"prior: no configuration has {dict(self._prior[number])}; the space has the rules {'; '.join(rules)}")
 
 
 def copied(record: TrialRecord) -> TrialRecord:

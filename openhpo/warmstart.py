@@ -37,6 +37,11 @@ def known_from(source: str | Path, space: Space, objective: Objective) -> Known:
         UserError: There is no such study, it did not report what the objective needs, or it has no trial in this space.
     """
     result = load(source)
+    if result.definition["engine"] == "PopulationBased":
+        raise UserError(
+            f"{source} cannot be learnt from: its trials took over each other's models, so what they came to is not a matter "
+            "of their configurations"
+        )
     missing = objective.needs - set(result.metrics)
     if missing:
         raise UserError(f"{source} cannot be learnt from: {objective.missing(set(result.metrics))}")
@@ -71,7 +76,7 @@ def _records(result: Result, space: Space, objective: Objective) -> Iterator[Tri
         config = _config(old, space)
         if config is None or state in (State.RUNNING, State.SUSPENDED):
             continue
-        record = TrialRecord(trial, config, State.FAILED if state is State.FAILED else State.DONE)
+        record = TrialRecord(trial, config, State.STOPPED if state is State.PAUSED else state)
         for step, metrics in result.reports(trial):
             _tell(record, step, objective.score(step, metrics))
         yield record
@@ -94,6 +99,6 @@ def _tell(record: TrialRecord, step: int, score: Score | None) -> None:
     record.step, record.last = step, score
     if score < record.score:
         record.score, record.best_step = score, step
-        record.losses.append(score.loss if math.isfinite(score.loss) else math.nan)
+        record.losses.append(score.loss)
     else:
         record.losses.append(math.nan)

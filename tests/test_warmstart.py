@@ -1,10 +1,12 @@
 """What a study knows from an earlier one, of the same space or of one that overlaps."""
 
+import json
 import shutil
 
 import pytest
 
 import openhpo as hpo
+from openhpo.suggestions import Known
 from openhpo.warmstart import known_from
 
 OBJECTIVE = hpo.Minimize("loss")
@@ -65,6 +67,32 @@ def test_tpe_begins_where_the_earlier_study_ended(tmp_path):
     assert sum(best.value for best in warm.top(6)) < sum(best.value for best in fresh.top(6))
     assert warm.definition["warm_start"]["source"] == str(tmp_path / "old")
     assert len(warm.definition["warm_start"]["trials"]) == len(old.configs)
+
+
+def test_what_was_known_is_the_same_when_it_is_read_back(tmp_path):
+    hard = hpo.Minimize(hpo.first_step("loss <= 0.7"), require="other <= 0.8")
+    hpo.run(train, SPACE, hard, engine=hpo.ASHA(3, 1, 2), trials=12, study=tmp_path / "old", progress=False, app="test")
+    known = known_from(tmp_path / "old", SPACE, hard)
+    again = Known.from_definition(json.loads(json.dumps(known.definition(), allow_nan=False)))
+    assert {trial.state for trial in known.trials} == {hpo.State.DONE, hpo.State.STOPPED}
+    assert any(trial.score.violation > 0 for trial in known.trials)
+    for one, other in zip(known.trials, again.trials, strict=True):
+        assert (one.score, one.score.margins, one.best_step) == (other.score, other.score.margins, other.best_step)
+        assert (one.state, one.step, repr(one.losses)) == (other.state, other.step, repr(other.losses))
+    options = {"engine": hpo.Full(3), "sampler": hpo.TPE(), "study": tmp_path / "new", "progress": False, "app": "test"}
+    hpo.run(train, SPACE, hard, trials=3, warm_start=tmp_path / "old", **options)
+    assert len(hpo.run(train, SPACE, hard, trials=5, warm_start=tmp_path / "old", **options).configs) == 5
+
+
+def test_population_based_training_teaches_nothing_of_configurations(tmp_path):
+    def tracked(trial):
+        trial.track()
+        yield from train(trial)
+
+    options = {"engine": hpo.PopulationBased(3), "trials": 4, "progress": False, "app": "test"}
+    hpo.run(tracked, SPACE, OBJECTIVE, study=tmp_path / "old", **options)
+    with pytest.raises(hpo.UserError, match="took over each other's models"):
+        known_from(tmp_path / "old", SPACE, OBJECTIVE)
 
 
 def test_a_study_goes_on_with_what_it_knew_when_the_earlier_one_is_gone(tmp_path):

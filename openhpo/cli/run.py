@@ -112,7 +112,6 @@ def refine(
             metavar="NAME", help="What to try within boundaries.", show_default="gp where BoTorch is installed, else tpe"
         ),
     ] = None,
-    wait: WaitOption = True,
     round_trials: Annotated[int, typer.Option(help="Trials of a round.")] = 40,
     rounds: Annotated[int, typer.Option(help="At most so many rounds.")] = 10,
     coefficient: Annotated[
@@ -133,7 +132,7 @@ def refine(
 
     return Method(
         Refinement(
-            None if sampler is None else sampler_of(sampler, wait=wait),
+            None if sampler is None else sampler_of(sampler),
             round_trials,
             rounds,
             coefficient=coefficient,

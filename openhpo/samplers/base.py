@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 class Suggest(ABC):
     """A sampler bound to a space and a seed.
 
-    Its suggestions are a function of the arguments alone, so there is nothing to save, and trial k is the same however
-    many ranks there are where the method allows it.
+    Its suggestions are a function of the arguments and of the remarks that it has heard, so there is nothing else to save, and
+    trial k is the same however many ranks there are where the method allows it.
 
     Attributes:
         reach: A space that holds all it may suggest, where that is not the study's own.
         learns: Whether a suggestion depends on the history, so that it cannot be drawn ahead.
         slow: Whether one may take longer than messages should wait. Then it is made in a worker thread, from a copy of the
             history as it was when a trainer became idle.
-        waits: Whether that trainer waits for it; otherwise it trains what `quick` says meanwhile. Of slow ones alone.
+        waits: Whether that trainer waits for it; otherwise it trains a point of a quasi-random sequence meanwhile. Of slow ones
+            alone.
+        ends: Whether it may say that the search is over before there are as many trials as were asked for.
         size: How many configurations there are; None for any number.
     """
 
@@ -33,6 +35,7 @@ class Suggest(ABC):
     learns: bool = True
     slow: bool = False
     waits: bool = True
+    ends: bool = False
     size: int | None = None
 
     @abstractmethod
@@ -50,13 +53,14 @@ class Suggest(ABC):
         """Whether it can be asked for that trial now, or has to see more results first. Has to be quick."""
         return True
 
-    def quick(self, number: int, rng: numpy.random.Generator) -> Config:
-        """A configuration that needs no history, for a trainer that would have to wait."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what to try where it does not wait")
-
     def remarks(self) -> Sequence[dict[str, Any]]:
         """What the study file should tell of the last suggestion, in plain JSON."""
         return ()
+
+    def heard(self, remarks: Sequence[dict[str, Any]]) -> None:  # noqa: B027 - most have nothing to do
+        """What it said of a suggestion, before the next one is asked for: its own remarks, or those in the study file where the
+        suggestion was made by a run before this one. Whoever decides by anything but the history goes on from there.
+        """
 
 
 class Sampler(Protocol):

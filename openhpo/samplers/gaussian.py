@@ -15,40 +15,36 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from openhpo.errors import UserError, whole
 from openhpo.hyperparameters import Config
 from openhpo.samplers.base import Suggest
-from openhpo.samplers.sobol import SobolPoints
 from openhpo.space import Space
-from openhpo.stages import AT_REST, State, TrialRecord
+from openhpo.stages import AT_REST, TrialRecord
 
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
+    from openhpo.samplers.observations import Observations
+
     Floats = NDArray[numpy.float64]
 
-MOST_ROWS = 500  # that the process is fitted to
-COARSE = 100  # rows of the first fit
 MOST_BASELINE = 32  # trials, the best by their posterior mean, that an improvement is measured against
 MOST_PENDING = 128  # running trials that are taken into account, the latest
 CANDIDATES, NEAR, RESTARTS = 1024, 256, 8  # points that the maximisation looks at: spread evenly, near the best; it climbs from
 EAGERNESS = 2.0  # how much likelier a better point is to be climbed from
 CLIMB = 40  # iterations
-NOISE = (-8.0, 2.0)  # mean and standard deviation, before anything is known, of the logarithm of the noise's variance
-TAME = 2.0  # times as far above the median as the best is below it: beyond that losses are drawn in
-LEVELS = 6  # different numbers of steps that are told apart
-LEAST_AT_LEVEL = 4  # trials that have to have come to a number of steps for it to be the one that counts
 
 
 class GaussianProcess:
     """Model the objective and the requirements. Needs `pip install openhpo[bayes]`.
 
     Args:
-        startup: So many trials are spread evenly over the space before anything is learnt.
-        random_fraction: The part of the suggestions that are spread evenly all the same.
+        startup: So many trials are drawn at random before anything is learnt. Points that are spread evenly have no close
+            neighbours, from which a kernel would learn how fast the objective changes.
+        random_fraction: The part of the suggestions that are drawn at random all the same.
         wait: Whether an idle trainer waits for a suggestion, which takes seconds when hundreds of trials are known, or trains a
             point of a quasi-random sequence meanwhile.
 
@@ -70,26 +66,6 @@ class GaussianProcess:
         return {"sampler": "GaussianProcess", **vars(self)}
 
 
-class Data(NamedTuple):
-    """The history as arrays.
-
-    Attributes:
-        rows: Coordinates of the configurations and the step, in logarithms from 0 to 1, of each observation.
-        losses: Of each, as the process is to see them; NaN where there is none.
-        variances: Of these, where they are means of replicates; empty otherwise.
-        margins: [observation, requirement] how far it is from being met.
-        best: Rows of the configurations at the step that counts.
-        pending: Those of the trials that run.
-    """
-
-    rows: Floats
-    losses: Floats
-    variances: Floats
-    margins: Floats
-    best: Floats
-    pending: Floats
-
-
 class GaussianSearch(Suggest):
     """A Gaussian process over one space."""
 
@@ -105,89 +81,23 @@ class GaussianSearch(Suggest):
         self.waits = sampler.wait
         self._sampler = sampler
         self._space = space
-        self._even = SobolPoints(space, seed)
         self._coordinates = Coordinates(space)
         self._fitted: tuple[bytes, Any] = (b"", None)
-        self._remarks: list[dict[str, Any]] = []
-
-    def quick(self, number: int, rng: numpy.random.Generator) -> Config:
-        return self._even(number, (), rng)
-
-    def remarks(self) -> Sequence[dict[str, Any]]:
-        return self._remarks
 
     def __call__(self, number: int, history: Sequence[TrialRecord], rng: numpy.random.Generator) -> Config:
-        self._remarks = []
-        even = rng.random() < self._sampler.random_fraction
+        from openhpo.samplers.observations import observed
+
+        drawn = rng.random() < self._sampler.random_fraction
         ended = sum(trial.state in AT_REST for trial in history)
-        if even or ended < self._sampler.startup or not self._space.free:
-            return self._even(number, history, rng)
-        data = self._data(history)
+        if drawn or ended < self._sampler.startup or not self._space.free:
+            return self._space.sample(rng)
+        data = observed(history, self._coordinates)
         if data is None:
-            return self._even(number, history, rng)
+            return self._space.sample(rng)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numerical trouble, which is dealt with
             found = self._maximise(data, rng)
-        return found or self._even(number, history, rng)
-
-    # ---- the history
-
-    def _data(self, history: Sequence[TrialRecord]) -> Data | None:
-        import numpy
-
-        levels = _levels(history)
-        if not levels:
-            return None
-        counts = [sum(trial.step >= level for trial in history if trial.state in AT_REST) for level in levels]
-        enough = [level for level, count in zip(levels, counts, strict=True) if count >= LEAST_AT_LEVEL]
-        target = enough[-1] if enough else levels[0]
-        several = len(levels) > 1
-        top = math.log(levels[-1]) or 1.0
-
-        def place(config: Config, step: int) -> list[float]:
-            row = self._coordinates.row(config)
-            return [*row, math.log(step) / top] if several else row
-
-        width = max((len(trial.score.margins) for trial in history), default=0)
-        rows, losses, errors, margins, best = [], [], [], [], []
-        pending = [place(trial.config, target) for trial in history if trial.state not in AT_REST]
-        worst = object()
-        for trial in history:
-            if trial.state not in AT_REST:
-                continue
-            best.append(place(trial.config, target))
-            if trial.state is State.FAILED or not trial.losses:
-                rows.append(place(trial.config, target))
-                losses.append(worst)
-                errors.append(math.nan)
-                margins.append([math.nan] * width)
-                continue
-            for level in levels:
-                if level <= trial.step:
-                    loss, error = _best_until(trial, level)
-                    last = level == max(each for each in levels if each <= trial.step)
-                    rows.append(place(trial.config, level))
-                    losses.append(loss)
-                    errors.append(error)
-                    margins.append(list(trial.score.margins) if last and trial.score.margins else [math.nan] * width)
-        known = numpy.array([math.nan if loss is worst else loss for loss in losses], float)
-        known[~numpy.isfinite(known)] = math.nan
-        if numpy.isfinite(known).any():
-            known[[loss is worst for loss in losses]] = numpy.nanmax(known)
-        variances = numpy.array(errors, float) ** 2
-        known, slopes = _tamed(known)
-        variances = variances * slopes**2 if numpy.isfinite(variances).any() else numpy.empty(0)
-        clipped = numpy.array(margins, float).reshape(len(rows), width)
-        table = numpy.array(rows, float)
-        kept = _chosen(known, MOST_ROWS)
-        return Data(
-            table[kept],
-            known[kept],
-            variances[kept] if len(variances) else variances,
-            clipped[kept],
-            numpy.array(best, float),
-            numpy.array(pending, float).reshape(-1, table.shape[1]),
-        )
+        return found or self._space.sample(rng)
 
     # ---- rows as the kernels see them
 
@@ -204,25 +114,26 @@ class GaussianSearch(Suggest):
 
     # ---- the processes
 
-    def _model(self, data: Data) -> tuple[list[Any], list[float]]:
+    def _model(self, data: Observations) -> tuple[list[Any], list[float]]:
         """The processes of the objective and of the requirements that were ever broken; what 0 is to each of the latter."""
         import numpy
 
+        from openhpo.samplers.observations import squashed
+        from openhpo.samplers.processes import fitted
+
         outcomes = [(data.losses, data.variances)]
         broken = [column for column in data.margins.T if numpy.isfinite(column).sum() > 1 and numpy.nanmax(column) > 0]
-        if not numpy.isfinite(
-            data.losses
-        ).any():  # nothing meets the requirement that the objective is about: come closer to it
+        if not numpy.isfinite(data.losses).any():  # nothing meets the requirement that it is about: come closer to it
             total = numpy.maximum(numpy.nan_to_num(data.margins, nan=0.0, posinf=0.0), 0.0).sum(axis=1)
             total[~numpy.isfinite(data.margins).any(axis=1)] = math.nan
             outcomes, broken = [(total, numpy.empty(0))], []
-        outcomes += [(_squashed(column), numpy.empty(0)) for column in broken]
+        outcomes += [(squashed(column), numpy.empty(0)) for column in broken]
         encoded = self._encoded(data.rows)
         processes = [fitted(encoded, values, variances) for values, variances in outcomes]
         scales = [process.outcome_transform for process in processes[1:]]
         return processes, [float(-scale.means / scale.stdvs) for scale in scales]
 
-    def _maximise(self, data: Data, rng: numpy.random.Generator) -> Config | None:
+    def _maximise(self, data: Observations, rng: numpy.random.Generator) -> Config | None:
         import numpy
         import torch
 
@@ -238,7 +149,7 @@ class GaussianSearch(Suggest):
         drawn, active = self._candidates(data, rng)
         if not len(drawn):
             return None
-        extra = data.best[:1, len(self._space.free) :]  # the step that counts
+        extra = data.ended[:1, len(self._space.free) :]  # the step that counts
         values = self._values(acquisition, active, extra)
         start = _starts(values, rng)
         climbed = self._climb(acquisition, drawn[start], active[start], extra)
@@ -246,7 +157,7 @@ class GaussianSearch(Suggest):
         if not len(rows):
             return None
         order = numpy.argsort(-self._values(acquisition, active, extra), kind="stable")
-        tried = {numpy.nan_to_num(row, nan=-1.0).tobytes() for row in (*data.best, *data.pending)}
+        tried = {numpy.nan_to_num(row, nan=-1.0).tobytes() for row in (*data.ended, *data.pending)}
         fresh = (
             place
             for place in order.tolist()
@@ -254,18 +165,18 @@ class GaussianSearch(Suggest):
         )
         return self._coordinates.config(rows[next(fresh, int(order[0]))].tolist())
 
-    def _at_their_best(self, process: Any, data: Data) -> Floats:
+    def _at_their_best(self, process: Any, data: Observations) -> Floats:
         """Encoded configurations, those first whose posterior mean is the best."""
         import torch
 
-        encoded = self._encoded(data.best)
+        encoded = self._encoded(data.ended)
         with torch.no_grad():
             mean = process.posterior(torch.as_tensor(encoded)).mean[:, 0].numpy()
         order: NDArray[numpy.int64] = mean.argsort(kind="stable")
         found: Floats = encoded[order]
         return found
 
-    def _candidates(self, data: Data, rng: numpy.random.Generator) -> tuple[Floats, Floats]:
+    def _candidates(self, data: Observations, rng: numpy.random.Generator) -> tuple[Floats, Floats]:
         """Rows to begin from: spread evenly, and near the best trials."""
         import numpy
 
@@ -285,7 +196,7 @@ class GaussianSearch(Suggest):
         found: tuple[Floats, Floats] = self._coordinates.possible(self._coordinates.snapped(numpy.concatenate([even, moved])))
         return found
 
-    def _good(self, data: Data) -> Floats:
+    def _good(self, data: Observations) -> Floats:
         import numpy
 
         order = numpy.argsort(numpy.where(numpy.isnan(data.losses), numpy.inf, data.losses), kind="stable")
@@ -342,152 +253,3 @@ def _starts(values: Floats, rng: numpy.random.Generator) -> NDArray[numpy.int64]
     weights = numpy.exp(EAGERNESS * (values[usable] - values[usable].max()) / spread)
     others = rng.choice(usable, size=min(RESTARTS - 1, int((weights > 0).sum())), replace=False, p=weights / weights.sum())
     return numpy.concatenate([[best], others]).astype(int)
-
-
-def _levels(history: Sequence[TrialRecord]) -> list[int]:
-    """The numbers of steps that trials have come to rest at; at most `LEVELS`, the largest among them."""
-    steps = sorted(
-        {trial.step for trial in history if trial.state in AT_REST and trial.state is not State.FAILED and trial.step}
-    )
-    if len(steps) <= LEVELS:
-        return steps
-    ratio = (steps[-1] / steps[0]) ** (1 / (LEVELS - 1))
-    wanted = [steps[0] * ratio**place for place in range(LEVELS)]
-    return sorted({min(steps, key=lambda step: abs(math.log(step / at))) for at in wanted})
-
-
-def _best_until(trial: TrialRecord, step: int) -> tuple[float, float]:
-    """The smallest loss of the first steps, and its standard error."""
-    found = math.nan
-    place = 0
-    for at in range(min(step, len(trial.losses))):
-        if not trial.losses[at] >= found:
-            found, place = (trial.losses[at], at) if not math.isnan(trial.losses[at]) else (found, place)
-    return found, trial.errors[place] if trial.errors else math.nan
-
-
-def _tamed(losses: Floats) -> tuple[Floats, Floats]:
-    """Losses with the worst drawn in, as trainings that diverge would tell nothing but that; and the slopes of that.
-
-    Returns:
-        Both of the shape of `losses`.
-    """
-    import numpy
-
-    finite = losses[numpy.isfinite(losses)]
-    slopes = numpy.ones_like(losses)
-    if not len(finite):
-        return losses, slopes
-    middle = float(numpy.median(finite))
-    scale = middle - float(finite.min())
-    if scale <= 0:
-        scale = float(finite.max()) - middle
-    if scale <= 0:
-        return losses, slopes
-    middle += TAME * scale
-    beyond = (losses - middle) / scale
-    with numpy.errstate(invalid="ignore"):
-        high = beyond > 0
-    found = losses.copy()
-    found[high] = middle + scale * beyond[high] / (1 + beyond[high])
-    slopes[high] = 1 / (1 + beyond[high]) ** 2
-    return found, slopes
-
-
-def _squashed(margins: Floats) -> Floats:
-    """Margins without outliers, the sign kept."""
-    import numpy
-
-    finite = numpy.abs(margins[numpy.isfinite(margins)])
-    most = 5 * float(numpy.median(finite[finite > 0])) if (finite > 0).any() else 1.0
-    return numpy.clip(margins, -most, most)
-
-
-def _chosen(losses: Floats, most: int) -> NDArray[numpy.int64]:
-    """The places of at most so many: the better half of them, and others evenly by rank."""
-    import numpy
-
-    order = numpy.argsort(numpy.where(numpy.isnan(losses), numpy.inf, losses), kind="stable")
-    if len(order) <= most:
-        return numpy.arange(len(losses))
-    others = order[most // 2 :]
-    spread = others[numpy.linspace(0, len(others) - 1, most - most // 2).astype(int)]
-    return numpy.sort(numpy.concatenate([order[: most // 2], spread]))
-
-
-def fitted(rows: Floats, values: Floats, variances: Floats) -> Any:
-    """A process of these values.
-
-    Args:
-        rows: Shape [observations, dimensions].
-        values: Shape [observations]; NaN where there is none.
-        variances: Of the values; empty where they are to be found.
-    """
-    import numpy
-    import torch
-
-    there = numpy.isfinite(values)
-    rows, values = rows[there], values[there]
-    variances = variances[there] if len(variances) else variances
-    state = None
-    sizes = [COARSE, len(rows)] if len(rows) > 2 * COARSE else [len(rows)]
-    for size, iterations in zip(sizes, (50, 50) if len(sizes) == 1 else (50, 8), strict=False):
-        kept = _chosen(values, size)
-        process = _process(rows[kept], values[kept], variances[kept] if len(variances) else variances)
-        if state is not None:
-            own = process.state_dict()
-            process.load_state_dict(own | {name: tensor for name, tensor in state.items() if tensor.shape == own[name].shape})
-        _fit(process, iterations)
-        state = {name: tensor for name, tensor in process.state_dict().items() if "outcome_transform" not in name}
-    assert isinstance(process, torch.nn.Module)
-    return process.eval()
-
-
-def _process(rows: Floats, values: Floats, variances: Floats) -> Any:
-    import numpy
-    import torch
-    from botorch.models import SingleTaskGP
-    from botorch.models.transforms import Standardize
-    from gpytorch.constraints import GreaterThan
-    from gpytorch.kernels import MaternKernel, ScaleKernel
-    from gpytorch.likelihoods import GaussianLikelihood
-    from gpytorch.means import ConstantMean
-    from gpytorch.priors import GammaPrior, LogNormalPrior
-
-    noise, likelihood = None, None
-    if len(variances):
-        usual = numpy.nanmean(variances) if numpy.isfinite(variances).any() else 0.0
-        least = 1e-6 * max(float(numpy.var(values)), 1e-12)
-        noise = torch.as_tensor(numpy.maximum(numpy.where(numpy.isfinite(variances), variances, usual), least))[:, None]
-    else:  # it may be as good as none
-        least_noise = GreaterThan(1e-6, transform=None, initial_value=1e-3)
-        likelihood = GaussianLikelihood(noise_prior=LogNormalPrior(*NOISE), noise_constraint=least_noise)
-    lengths = LogNormalPrior(0.0, 1.0)  # in parts of a range
-    mean = ConstantMean()
-    mean.constant.requires_grad_(False)  # that of the trials: where nobody was, things may be as good as on average
-    lower = GreaterThan(0.025, transform=None, initial_value=lengths.mode)
-    matern = MaternKernel(2.5, ard_num_dims=rows.shape[1], lengthscale_prior=lengths, lengthscale_constraint=lower)
-    kernel = ScaleKernel(matern, outputscale_prior=GammaPrior(2.0, 1.0))
-    kernel.outputscale = 1.0
-    return SingleTaskGP(
-        torch.as_tensor(rows),
-        torch.as_tensor(values)[:, None],
-        train_Yvar=noise,
-        likelihood=likelihood,
-        covar_module=kernel,
-        mean_module=mean,
-        outcome_transform=Standardize(1),
-    )
-
-
-def _fit(process: Any, iterations: int) -> None:
-    """Maximise the marginal likelihood; where that fails numerically, the kernel stays as it was."""
-    from botorch.exceptions import ModelFittingError
-    from botorch.fit import fit_gpytorch_mll
-    from gpytorch.mlls import ExactMarginalLogLikelihood
-
-    likelihood = ExactMarginalLogLikelihood(process.likelihood, process)
-    try:
-        fit_gpytorch_mll(likelihood, optimizer_kwargs={"options": {"maxiter": iterations}}, max_attempts=1)
-    except (ModelFittingError, RuntimeError, ValueError):
-        process.eval()

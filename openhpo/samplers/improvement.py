@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from linear_operator.utils.cholesky import psd_safe_cholesky
 
 if TYPE_CHECKING:
     import numpy
 
 DRAWS = 64
-NOISELESS = 1e-6  # variance, in parts of the objective's, that a drawn outcome is taken to have: Cholesky needs some
+NOISELESS = 1e-10  # variance, in parts of the objective's, that a drawn outcome is taken to have: Cholesky needs some
 
 
 class Posterior:
@@ -35,11 +36,11 @@ class Posterior:
         rows, targets = process.train_inputs[0], process.train_targets - self._shift
         noise = process.likelihood.noise.detach().expand(len(rows))
         with torch.no_grad():
-            root = torch.linalg.cholesky(self._between(rows, rows) + torch.diag(noise))
+            root = psd_safe_cholesky(self._between(rows, rows) + torch.diag(noise))
             weights = torch.linalg.solve_triangular(root, self._between(rows, points), upper=False)
             solved = torch.linalg.solve_triangular(root, targets[:, None], upper=False)
             covariance = self._between(points, points) - weights.T @ weights
-            extra = torch.linalg.cholesky(_symmetric(covariance) + NOISELESS * torch.eye(len(points)))
+            extra = psd_safe_cholesky(_symmetric(covariance) + NOISELESS * torch.eye(len(points)))
             # the same for observations and points together: [[root, 0], [weights', extra]]
             self._root = torch.cat([torch.cat([root, torch.zeros_like(weights)], 1), torch.cat([weights.T, extra], 1)], 0)
             normal = torch.as_tensor(rng.standard_normal((len(points), DRAWS)))

@@ -40,6 +40,8 @@ class Optuna:
     """
 
     def __init__(self, name: str = "TPESampler", *, wait: bool = True, **options: Any) -> None:
+        if "seed" in options:
+            raise UserError("the study's seed is what decides Optuna's samplers too: give seed= or --seed there")
         self.name = name
         self.wait = wait
         self.options = options
@@ -94,8 +96,7 @@ class OptunaSearch(Suggest):
 
         import optuna
 
-        options = dict(self._options)
-        options.setdefault("seed", seed)
+        options = {**self._options, "seed": seed}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             try:
@@ -127,9 +128,6 @@ class OptunaSearch(Suggest):
         return item.choices[value] if isinstance(item, Categorical) else value
 
     # ---- suggestions
-
-    def quick(self, number: int, rng: numpy.random.Generator) -> Config:
-        return self._even(number, (), rng)
 
     def __call__(self, number: int, history: Sequence[TrialRecord], rng: numpy.random.Generator) -> Config:
         import warnings
@@ -185,7 +183,7 @@ class OptunaSearch(Suggest):
         elif record.state in AT_REST:
             state = TrialState.PRUNED
         kept = dict(self._kept.get(_key(record.config), {}))
-        if record.score.margins and state is TrialState.COMPLETE:
+        if record.score.margins and state in (TrialState.COMPLETE, TrialState.PRUNED):
             kept["constraints"] = list(record.score.margins)
         return create_trial(
             state=state,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Bounds = tuple[float, float]
-FARTHEST = 10.0  # present ranges that a boundary without a limit may move away from where it was at first
+FARTHEST = 10.0  # first ranges that a boundary without a limit may move away from where it was at first; one of a log scale
 
 
 class Refinement:
@@ -51,7 +51,8 @@ class Refinement:
         cluster_size: The fewest trials of a cluster.
         patience: Rounds in a row without an improvement after which the search ends.
         limits: Beyond which no boundary moves, by hyperparameter: {"momentum": (0.0, 0.99)}. Without one, what begins at 0 or
-            above stays there, and a boundary moves at most ten ranges away. Boundaries of hyperparameters that conditions or
+            above does not fall below 0, and a boundary moves at most ten times the first range away, in logarithms once.
+            Boundaries of hyperparameters that conditions or
             forbidden combinations refer to stay where they are, as do choices without an order.
 
     Raises:
@@ -115,9 +116,14 @@ class Round:
 
 
 class RefinedSearch(Suggest):
-    """A refinement of one space."""
+    """A refinement of one space.
+
+    Where the search stands follows from what was remarked when the present round began; whoever has not heard that works it
+    out from the history.
+    """
 
     slow = True
+    ends = True
 
     def __init__(self, refinement: Refinement, space: Space, seed: int) -> None:
         self._refinement = refinement
@@ -125,52 +131,68 @@ class RefinedSearch(Suggest):
         self._seed = seed
         self._axes = _axes(space, refinement.limits)
         self.reach = space.within({name: axis.bounds_of(axis.limits) for name, axis in self._axes.items()})
-        self._ranges = {name: axis.first for name, axis in self._axes.items()}
+        self._bounds = {name: axis.bounds_of(axis.first) for name, axis in self._axes.items()}
         self._remarks: list[dict[str, Any]] = []
         self._stale = 0  # rounds in a row that have not improved
         self._best: Score = NO_SCORE
         self._over = False
-        self._begin(0, 0)
+        self._told = -1  # the last round whose boundaries are in the study file
+        self._begin(0)
 
-    def _begin(self, number: int, start: int) -> None:
-        space = self._space.within({name: axis.bounds_of(self._ranges[name]) for name, axis in self._axes.items()})
+    def _begin(self, number: int) -> None:
+        space = self._space.within(self._bounds)
         suggest = self._refinement.sampler.bind(space, self._seed if number == 0 else key(self._seed, -number) >> 1)
         if suggest.size is not None:
             raise UserError(
                 f"a refinement needs a sampler that can try anything, not {type(self._refinement.sampler).__name__}"
             )
-        self._round = Round(number, space, suggest, start)
-        self._remarks.append({"round": number, "boundaries": self._described()})
-
-    def _described(self) -> dict[str, list[Any]]:
-        return {name: list(axis.bounds_of(self._ranges[name])) for name, axis in self._axes.items()}
+        if not suggest.waits:
+            raise UserError("within a refinement idle ranks wait for the sampler: leave out --no-wait, or wait=False")
+        self._round = Round(number, space, suggest, number * self._refinement.round_trials)
 
     # ---- what a study asks
 
     def ready(self, number: int, history: Sequence[TrialRecord]) -> bool:
-        return number < self._round.start + self._refinement.round_trials or all(trial.state in AT_REST for trial in history)
+        return number % self._refinement.round_trials > 0 or all(trial.state in AT_REST for trial in history)
 
     def remarks(self) -> Sequence[dict[str, Any]]:
-        found, self._remarks = self._remarks, []
-        return found
+        return self._remarks
+
+    def heard(self, remarks: Sequence[dict[str, Any]]) -> None:
+        for remark in remarks:
+            if "improved" in remark:
+                self._best = Score.from_definition(remark["best"])
+                self._stale, self._over = remark["stale"], remark["over"]
+                continue
+            self._told = remark["round"]
+            if self._told != self._round.number:
+                self._bounds = {name: (low, high) for name, (low, high) in remark["boundaries"].items()}
+                self._begin(self._told)
 
     def __call__(self, number: int, history: Sequence[TrialRecord], rng: numpy.random.Generator) -> Config | None:
         before = len(history) - number  # trials of an earlier study
-        while not self._over and number >= self._round.start + self._refinement.round_trials:
-            end = self._round.start + self._refinement.round_trials
-            self._refine(history[before + self._round.start : before + end])
+        length = self._refinement.round_trials
+        self._remarks = []
+        while not self._over and number >= self._round.start + length:
+            trials = history[before + self._round.start : before + self._round.start + length]
+            self._remarks = [self._refine(trials)]
             if not self._over:
-                self._begin(self._round.number + 1, end)
+                self._begin(self._round.number + 1)
         if self._over:
             return None
+        if self._told < self._round.number:
+            self._remarks.append({"round": self._round.number, "boundaries": self._described()})
         start = before + self._round.start
         seen = [trial for trial in history[:start] if self._round.space.holds(trial.config)] + list(history[start:])
         return self._round.suggest(number - self._round.start, seen, rng)
 
+    def _described(self) -> dict[str, list[Any]]:
+        return {name: list(bounds) for name, bounds in self._bounds.items()}
+
     # ---- between rounds
 
-    def _refine(self, trials: Sequence[TrialRecord]) -> None:
-        """Move the boundaries after a round, or end the search."""
+    def _refine(self, trials: Sequence[TrialRecord]) -> dict[str, Any]:
+        """Move the boundaries after a round, or end the search; return what is to be told of it."""
         import numpy
 
         ended = [trial for trial in trials if trial.state is not State.FAILED and trial.score != NO_SCORE]
@@ -180,13 +202,6 @@ class RefinedSearch(Suggest):
         self._stale = 0 if improved else self._stale + 1
         met = sorted((trial for trial in ended if trial.score.violation == 0), key=lambda trial: trial.score)
         kept = met[: math.ceil(self._refinement.keep * len(met))]
-        remark: dict[str, Any] = {
-            "round": self._round.number,
-            "trials": len(trials),
-            "met": len(met),
-            "kept": len(kept),
-            "improved": improved,
-        }
         clusters: list[dict[str, Any]] = []
         if len(kept) > 1:
             labels = self._clusters(kept)
@@ -196,9 +211,19 @@ class RefinedSearch(Suggest):
             for label, mean in enumerate(means):
                 clusters.append({"size": int((labels == label).sum()), "mean_loss": mean, "chosen": label == chosen})
             self._move([trial.config for trial, label in zip(kept, labels.tolist(), strict=True) if label == chosen])
-        over = self._stale >= self._refinement.patience or self._round.number + 1 >= self._refinement.rounds
-        self._over = over
-        self._remarks.append({**remark, "clusters": clusters, "next": None if over else self._described()})
+        self._over = self._stale >= self._refinement.patience or self._round.number + 1 >= self._refinement.rounds
+        return {
+            "round": self._round.number,
+            "trials": len(trials),
+            "met": len(met),
+            "kept": len(kept),
+            "improved": improved,
+            "best": self._best.definition(),
+            "stale": self._stale,
+            "over": self._over,
+            "clusters": clusters,
+            "next": None if self._over else self._described(),
+        }
 
     def _clusters(self, kept: Sequence[TrialRecord]) -> NDArray[numpy.int64]:
         """The cluster of each of these, from 0."""
@@ -207,8 +232,7 @@ class RefinedSearch(Suggest):
 
         points = self._points(kept)
         for count in range(len(kept) // self._refinement.cluster_size, 1, -1):
-            # one thread, so that sums end the same everywhere
-            labels = KMeans(count, n_init=10, random_state=self._round.number, algorithm="lloyd").fit_predict(points)
+            labels = KMeans(count, n_init=10, random_state=self._round.number).fit_predict(points)
             if numpy.bincount(labels, minlength=count).min() >= self._refinement.cluster_size:
                 found: NDArray[numpy.int64] = labels.astype(int)
                 return found
@@ -223,7 +247,7 @@ class RefinedSearch(Suggest):
             values = [trial.config.get(name) for trial in kept]
             axis, item = self._axes.get(name), self._space.hyperparameters[name]
             if axis is not None:
-                low, high = self._ranges[name]
+                low, high = axis.ends(self._bounds[name])
                 places = [0.5 if value is None else (axis.place(value) - low) / ((high - low) or 1.0) for value in values]
                 columns.append(places)
             elif isinstance(item, Categorical):
@@ -237,7 +261,9 @@ class RefinedSearch(Suggest):
         for name, axis in self._axes.items():
             places = [axis.place(config[name]) for config in cluster if name in config]
             if places:
-                self._ranges[name] = axis.moved(self._ranges[name], (min(places), max(places)), self._refinement.coefficient)
+                ends = axis.ends(self._bounds[name])
+                moved = axis.moved(ends, (min(places), max(places)), self._refinement.coefficient)
+                self._bounds[name] = axis.bounds_of(moved)
 
 
 class Axis:
@@ -278,6 +304,10 @@ class Axis:
         """Where a value is on the line."""
         return float(self._choices.index(value)) if self._choices else self._to(float(value))
 
+    def ends(self, bounds: tuple[Any, Any]) -> Bounds:
+        """The places of two values."""
+        return self.place(bounds[0]), self.place(bounds[1])
+
     def bounds_of(self, ends: Bounds) -> tuple[Any, Any]:
         """The values at two places."""
         if self._choices:
@@ -304,7 +334,7 @@ class Axis:
         elif self._whole:  # at least the next whole number, in logarithms
             low, high = self._to(max(1.0, math.floor(math.exp(low)))), self._to(math.ceil(math.exp(high)))
         low, high = max(low, self.limits[0]), min(high, self.limits[1])
-        if high - low <= 1e-12:  # all of the cluster is at one value
+        if high - low <= 1e-12:  # nothing is left between cluster and limit
             return present
         return low, high
 

@@ -6,7 +6,8 @@ hyperparameters do together is seen. Watanabe ("Tree-structured Parzen estimator
 2023) compares the choices that are left; those made here were found on six functions that are in no test or benchmark.
 
 Trials that were trained for different numbers of steps are compared as BOHB does, at the largest number that enough trials have
-reached; those that their method gave up before that count among the others.
+reached; those that their method gave up before that count among the others. A trial that is done, at its goal or because its
+training returned, has reached every number.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     Floats = NDArray[numpy.float64]
 
 GOOD, MOST_GOOD = 0.2, 25  # the part of the trials that is good, and how many at most
-RUNNING = 4.0  # how many of the others all that still run are worth together
+RUNNING = 1.0  # how many of the others all that still run are worth together
 MOST_OTHERS = 2000  # that are looked at, evenly by rank
 WIDTH, WIDTH_OTHERS = 0.85, 0.5  # of the kernels of good trials and of others, in parts of Scott's
 ENDED = AT_REST - {State.PAUSED}
@@ -84,9 +85,6 @@ class ParzenSearch(Suggest):
             return self._even(number, history, rng)
         return self._learnt(history, rng) or self._even(number, history, rng)
 
-    def quick(self, number: int, rng: numpy.random.Generator) -> Config:
-        return self._even(number, (), rng)
-
     def _learnt(self, history: Sequence[TrialRecord], rng: numpy.random.Generator) -> Config | None:
         import numpy
 
@@ -125,7 +123,7 @@ class Observed:
         self._configs: list[Config] = []
         self._open: list[int] = []  # trials that may still change
         self._tried: set[bytes] = set()
-        self._firsts: dict[int, int] = {}  # of each trial that is at rest, a key of its first loss
+        self._firsts: dict[int, float] = {}  # the first loss of each trial that is at rest, where it is finite
         self._rows = numpy.empty((0, len(self._coordinates.choices)))
         self._ranks = numpy.empty((0, 4))  # by trial: whether it failed, its steps, its violation, its loss; NaN while it runs
 
@@ -152,8 +150,10 @@ class Observed:
             if trial.state is State.FAILED:
                 self._ranks[number] = (1.0, trial.step, math.inf, math.inf)
             elif trial.state in AT_REST:
-                self._ranks[number] = (0.0, trial.step, trial.score.violation, trial.score.loss)
-                self._firsts[number] = hash(trial.losses[:1].tobytes())
+                steps = math.inf if trial.state is State.DONE else trial.step
+                self._ranks[number] = (0.0, steps, trial.score.violation, trial.score.loss)
+                if trial.losses and math.isfinite(trial.losses[0]):
+                    self._firsts[number] = trial.losses[0]
             else:
                 self._ranks[number] = math.nan
             if trial.state not in ENDED:
@@ -184,19 +184,20 @@ class Observed:
         return numpy.nan_to_num(row, nan=-1.0).tobytes() in self._tried
 
     def news_first(self, ranked: NDArray[numpy.int64]) -> NDArray[numpy.int64]:
-        """The same numbers, those last that begin as `SAME` others before: where nothing depends on what was changed, more of
-        the same tells nothing, and would draw all that follows to its place.
+        """The same numbers, those that begin as `SAME` others before behind all but the failed ones: where nothing depends on
+        what was changed, more of the same tells nothing, and would draw all that follows to its place.
         """
         import numpy
 
-        seen: dict[int, int] = {}
+        seen: dict[float, int] = {}
         again = numpy.zeros(len(ranked), bool)
         for place, number in enumerate(ranked.tolist()):
             first = self._firsts.get(number)
             if first is not None:
                 again[place] = seen.get(first, 0) >= SAME
                 seen[first] = seen.get(first, 0) + 1
-        found: NDArray[numpy.int64] = numpy.concatenate([ranked[~again], ranked[again]])
+        failed = self._ranks[ranked, 0] > 0
+        found: NDArray[numpy.int64] = numpy.concatenate([ranked[~again & ~failed], ranked[again], ranked[failed]])
         return found
 
     def ranked(self, history: Sequence[TrialRecord], least: int) -> NDArray[numpy.int64]:

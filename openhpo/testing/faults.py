@@ -40,7 +40,7 @@ from openhpo.limits import Limits
 from openhpo.objective import Minimize
 from openhpo.protocol import COORDINATOR, TRAINER, Accepted, Reports
 from openhpo.replaying import ReplayTrainer
-from openhpo.samplers import TPE, Grid, Random, Sampler, Sobol
+from openhpo.samplers import TPE, Grid, Random, Refinement, Sampler, Sobol
 from openhpo.samplers.tpe import ParzenSearch
 from openhpo.schedules import Exponential
 from openhpo.space import Space
@@ -84,6 +84,7 @@ ENGINES: dict[str, Callable[[random.Random], tuple[Engine, Sampler] | tuple[Engi
     "replicates": lambda rng: (rng.choice([Full(4), ASHA(9, 1, 3), Hyperband(9, 1, 3)]), Random(), rng.choice([2, 3])),
     "replicates, stopping": lambda rng: (rng.choice([MedianStopping(9, 2, 1, 2), ASHA(9, 1, 3, stopping=True)]), Sobol(), 3),
     "replicates, slow sampler": lambda rng: (ASHA(9, 1, 3), Slow(waits=True), 2),
+    "refinement": lambda rng: (rng.choice([Full(4), ASHA(9, 1, 3)]), Refinement(TPE(startup=2), 4, 3, cluster_size=2)),
     "PopulationBased": lambda rng: (PopulationBased(9, rng.choice([2, 3])), Random()),
 }
 ORDERLY = {"Random", "Grid", "Sobol", "SuccessiveHalving", "Hyperband"}  # decide by results alone, not by who was first

@@ -97,11 +97,18 @@ def test_a_space_without_anything_to_search_is_no_trouble(make):
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_what_a_user_may_not_wait_for_is_spread_evenly(make):
-    suggest = make().bind(SPACE, 0)
-    assert suggest.slow
-    assert suggest.waits
-    assert SPACE.holds(suggest.quick(3, numpy.random.default_rng(0)))
+def test_where_nobody_waits_no_point_is_tried_twice(make):
+    sampler = make()
+    sampler.wait = False
+    found = hpo.Study(SPACE, hpo.Minimize("loss"), engine=hpo.Full(1), sampler=sampler, trials=12)
+    found.defer()
+    for _ in range(6):
+        call = found.draw()
+        found.ask()
+        found.suggested(call())
+        found.ask()
+    configs = [repr(trial.config) for trial in found.trials]
+    assert len(configs) == len(set(configs)) == 12
 
 
 # ---- the Gaussian process

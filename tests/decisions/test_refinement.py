@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import openhpo as hpo
+import openhpo.objective
+from openhpo.keyed import KeyedGenerator
 from openhpo.samplers.refinement import Axis
 
 SPACE = hpo.Space(
@@ -209,3 +211,52 @@ def test_without_scikit_learn_what_to_install_is_said(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(hpo.UserError, match="pip install scikit-learn"):
         study(hpo.Refinement(hpo.Random()))
+
+
+def test_whoever_hears_what_was_remarked_or_sees_the_history_alone_suggests_the_same():
+    sampler = hpo.Refinement(hpo.TPE(startup=4), round_trials=15, rounds=3, patience=3)
+    found = study(sampler, trials=40)
+    said = play(found)
+    for hears in (True, False):
+        for number in (0, 7, 15, 16, 30, 39):
+            suggest = sampler.bind(SPACE, 1)
+            if hears:
+                rounds = number // 15 + (number % 15 > 0)  # those whose begin has been told before
+                begun = [remark for remark in said if "boundaries" in remark][:rounds]
+                suggest.heard(said[: said.index(begun[-1]) + 1] if begun else [])
+            keyed = KeyedGenerator()
+            keyed.rekey(1, number)
+            assert suggest.ready(number, found.trials[:number])
+            assert suggest(number, found.trials[:number], keyed.generator) == found.trials[number].config
+
+
+def test_an_old_round_is_not_judged_anew_when_its_trials_have_changed_since():
+    sampler = hpo.Refinement(hpo.Random(), round_trials=15, rounds=3, patience=3)
+    found = study(sampler, trials=40)
+    said = play(found)
+    begun = [remark for remark in said if "boundaries" in remark]
+    suggest = sampler.bind(SPACE, 1)
+    suggest.heard(said[: said.index(begun[1]) + 1])
+    for trial in found.trials[:15]:
+        trial.score = hpo.objective.Score(0.0, -trial.score.loss)  # as if their training had gone on
+    keyed = KeyedGenerator()
+    keyed.rekey(1, 20)
+    assert suggest(20, found.trials[:20], keyed.generator) == found.trials[20].config
+
+
+def test_rounds_are_told_once_and_the_last_one_is_told_too():
+    for trials in (30, 40, 45):
+        said = play(study(hpo.Refinement(hpo.Random(), round_trials=15, rounds=3, patience=3), trials=trials))
+        whole = trials // 15
+        assert [remark["round"] for remark in said if "improved" in remark] == list(range(whole))
+        assert [remark["round"] for remark in said if "boundaries" in remark] == list(range(min(3, whole + 1)))
+
+
+def test_a_trial_that_is_as_good_is_no_improvement_whatever_its_margin():
+    assert not hpo.objective.Score(0.0, 5.0, hpo.objective.Margins((-0.2,))) < hpo.objective.Score(0.0, 5.0)
+    assert hpo.objective.Score(0.0, 5.0, hpo.objective.Margins((-0.2,))) == hpo.objective.Score(0.0, 5.0)
+
+
+def test_it_does_not_go_with_an_engine_that_decides_by_the_number_of_trials():
+    with pytest.raises(hpo.UserError, match="choose an engine that does not"):
+        hpo.Study(SPACE, hpo.Minimize("loss"), engine=hpo.SuccessiveHalving(4), sampler=hpo.Refinement(hpo.Random()), trials=40)

@@ -188,6 +188,17 @@ def test_a_replicate_that_ends_by_itself_counts_at_later_steps_with_what_it_came
     assert list(group.record.losses) == [3.0, 2.5]
 
 
+def test_one_that_ends_by_itself_without_having_told_its_objective_counts_with_what_it_told_before():
+    group = Replicates(TrialRecord(0, {}), [TrialRecord(0, {}), TrialRecord(1, {})])
+    short, long = group.trials
+    for trial, losses in ((short, [4.0, None]), (long, [2.0, 2.0, 1.0])):
+        for loss in losses:
+            group.tell(trial, None if loss is None else Score(0.0, loss))
+    short.state = hpo.State.DONE
+    assert list(group.known()) == [1, 2, 3]
+    assert [group.record.losses[0], group.record.losses[2]] == [3.0, 2.5]
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8))
 def test_the_standard_error_is_that_of_statistics(values):
     assert standard_error(values) == pytest.approx(statistics.stdev(values) / math.sqrt(len(values)), abs=1e-6)

@@ -1,3 +1,4 @@
+import importlib.util
 import itertools
 import math
 from array import array
@@ -8,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import openhpo as hpo
-from openhpo.objective import Score
+from openhpo.objective import NO_SCORE, Score
 from openhpo.samplers.coordinates import Coordinates
 from openhpo.samplers.parzen import Parzen
+from openhpo.samplers.tpe import Observed
 from openhpo.stages import TrialRecord
 
 
@@ -256,3 +258,66 @@ def test_a_parzen_estimator_is_a_density_and_draws_from_itself():
         lambda r: (r[:, 1] == 0) * r[:, 2] ** 2,
     ):
         assert look(drawn).mean() == pytest.approx((weights * look(even)).mean(), abs=0.01)
+
+
+# ---- where a trial ends as soon as it is good enough
+
+botorch = importlib.util.find_spec("botorch")
+TARGET = hpo.Space({"x": hpo.Float((0.0, 1.0)), "y": hpo.Float((0.0, 1.0))})
+
+
+def distance_left(config, step):
+    """Gets to 0.1 in 3 to 40 steps, the sooner the nearer x and y are to the middle, or never."""
+    far = abs(config["x"] - 0.5) + abs(config["y"] - 0.5)
+    return 1.0 - step * 0.3 * math.exp(-6 * far)
+
+
+def first_steps(sampler, seed, trials=40):
+    study = hpo.Study(
+        TARGET,
+        hpo.Minimize(hpo.first_step("error <= 0.1")),
+        engine=hpo.Full(40),
+        sampler=sampler,
+        trials=trials,
+        seed=seed,
+    )
+    while (stage := study.ask()) is not None:
+        for step in range(1, 41):
+            if study.tell(stage, step, {"error": distance_left(stage.config, step)}) is hpo.Verdict.STOP:
+                break
+        study.end(stage)
+    return study
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param(lambda: hpo.TPE(), id="tpe"),
+        pytest.param(lambda: hpo.GaussianProcess(), id="gp", marks=pytest.mark.skipif(not botorch, reason="needs BoTorch")),
+    ],
+)
+def test_those_that_reach_a_target_sooner_are_learnt_from(sampler):
+    learnt = [first_steps(sampler(), seed) for seed in range(3)]
+    drawn = [first_steps(hpo.Random(), seed) for seed in range(3)]
+
+    def usual(studies):
+        steps = sorted(trial.step for study in studies for trial in study.trials[20:])
+        return steps[len(steps) // 2]
+
+    assert usual(learnt) <= usual(drawn) / 2
+
+
+def test_failed_trials_are_never_among_the_good_ones():
+    space = hpo.Space({"x": hpo.Float((0.0, 1.0))})
+    records = []
+    for number in range(20):
+        failed = number % 4 == 3
+        score = NO_SCORE if failed else Score(0.0, 1.0 + number)
+        state = hpo.State.FAILED if failed else hpo.State.DONE
+        record = TrialRecord(number, {"x": number / 20}, state, 2, score, score, 2)
+        record.losses.extend([math.nan if number % 2 else 5.0, score.loss])
+        records.append(record)
+    observed = Observed(Coordinates(space))
+    observed.look(records)
+    ranked = observed.news_first(observed.ranked(records, 2)).tolist()
+    assert sorted(ranked[15:]) == [number for number in range(20) if number % 4 == 3]

@@ -13,6 +13,7 @@ class Slow(hpo.Suggest):
     """Says how many trials it saw, and how many of them were at rest."""
 
     slow = True
+    ends = True
 
     def __init__(self, *, waits=True, last=99):
         self.waits = waits
@@ -25,9 +26,6 @@ class Slow(hpo.Suggest):
     def __call__(self, number, history, rng):
         self.seen.append([trial.step for trial in history])
         return None if number > self.last else {"x": len(history) / 100, "k": 1}
-
-    def quick(self, number, rng):
-        return {"x": 0.5, "k": 9}
 
     def definition(self):
         return {"sampler": "Slow"}
@@ -83,7 +81,7 @@ def test_a_trainer_that_need_not_wait_trains_a_quick_suggestion_and_the_model_is
     found = study(Slow(waits=False))
     found.defer()
     call = found.draw()
-    assert found.ask(0).config == {"x": 0.5, "k": 9}
+    assert SPACE.holds(found.ask(0).config)
     found.suggested(call())
     assert found.draw() is None  # one is ready
     assert found.ask(1).config == {"x": 0.0, "k": 1}
@@ -111,11 +109,35 @@ def test_a_slow_sampler_may_end_the_search():
     assert found.finished
 
 
+def test_a_slow_sampler_that_may_end_is_asked_once_more_after_the_last_trial():
+    sampler = Slow()
+    found = study(sampler, trials=1)
+    found.defer()
+    found.ask()
+    found.suggested(found.draw()())
+    stage = found.ask()
+    assert found.draw() is None
+    train(found, stage)
+    assert not found.finished
+    found.suggested(found.draw()())
+    assert sampler.seen == [[], [2]]
+    assert found.draw() is None
+    assert found.finished
+    assert len(found.trials) == 1
+
+
+def test_one_that_ends_without_having_said_that_it_may_is_told_so():
+    sampler = Slow(last=0)
+    sampler.ends = False
+    found = study(sampler)
+    found.ask()
+    with pytest.raises(hpo.UserError, match="Slow has no configuration for trial 1 of 4"):
+        found.ask()
+
+
 def test_a_method_that_counts_on_its_number_of_trials_does_not_go_with_a_search_that_may_end():
-    found = study(Slow(last=0), hpo.SuccessiveHalving(4, 1, 2))
-    found.ask(0)
     with pytest.raises(hpo.UserError, match="choose an engine that does not, such as Full or ASHA"):
-        found.ask(1)
+        study(Slow(), hpo.SuccessiveHalving(4, 1, 2))
 
 
 def test_a_sampler_may_have_a_study_wait_for_results():
@@ -132,6 +154,17 @@ def test_a_sampler_may_have_a_study_wait_for_results():
     assert found.ask(0) is None
     train(found, two)
     assert found.ask(0) is not None
+
+
+def test_a_sampler_that_waits_for_what_cannot_come_is_told_so():
+    class Never(Slow):
+        def ready(self, number, history):
+            return number == 0
+
+    found = study(Never())
+    train(found, found.ask())
+    with pytest.raises(hpo.UserError, match="Never is not ready for trial 1 of 4, and nothing runs"):
+        _ = found.finished
 
 
 def test_a_copy_of_a_record_does_not_change_with_it():
@@ -186,8 +219,18 @@ def test_a_grid_has_a_list_of_its_own():
 def test_a_forbidden_combination_cannot_be_tried_first():
     space = hpo.Space({"a": hpo.Categorical(["u", "v"]), "b": hpo.Categorical(["u", "v"])}, forbidden=["a == 'u' and b == 'v'"])
     found = hpo.Study(space, hpo.Minimize("loss"), engine=hpo.Full(1), trials=2, prior={"a": "u", "b": "v"})
-    with pytest.raises(hpo.UserError, match="is forbidden by"):
+    with pytest.raises(hpo.UserError, match="no configuration has .* the rules a == 'u'"):
         found.ask()
+
+
+def test_values_to_try_first_are_never_left_out_because_of_a_condition():
+    space = hpo.Space(
+        {"optimizer": hpo.Categorical(["sgd", "adam"]), "momentum": hpo.Float((0.0, 1.0))},
+        conditions={"momentum": "optimizer == 'sgd'"},
+    )
+    for seed in range(10):
+        found = hpo.Study(space, hpo.Minimize("loss"), engine=hpo.Full(1), trials=2, prior={"momentum": 0.9}, seed=seed)
+        assert found.ask().config == {"optimizer": "sgd", "momentum": 0.9}
 
 
 def test_replay_gives_back_what_the_file_has_and_not_what_a_sampler_says_now():
