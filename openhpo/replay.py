@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from openhpo.result import Span
+from openhpo.lineage import Span
 from openhpo.schedules import Constant, Schedule, Switch
 from openhpo.space import Space
 

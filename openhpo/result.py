@@ -8,12 +8,13 @@ import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
 from openhpo.errors import UserError, meant
+from openhpo.lineage import NO_STAGE, Lineage, Span
 from openhpo.objective import NO_SCORE, Objective, Score
 from openhpo.replicates import Replicates
 from openhpo.stages import AT_REST, State, TrialRecord
@@ -23,25 +24,7 @@ from openhpo.storage.tables import Tables
 from openhpo.study import Best
 
 _STATES = {f"{schema.TRIAL}{state.value}": state for state in AT_REST} | {schema.TRIAL_FORKED: State.RUNNING}
-NO_STAGE = -1
 _STAGE_ENDS = (schema.STAGE_ENDED, schema.STAGE_STOPPED, schema.STAGE_FAILED)
-
-
-class Span(NamedTuple):
-    """A part of a model's training.
-
-    Attributes:
-        stage: The stage.
-        trial: Whom it was trained for.
-        start, stop: Steps trained before it, and at its end.
-        config: What was in force, parameters of schedules included.
-    """
-
-    stage: int
-    trial: int
-    start: int
-    stop: int
-    config: dict[str, Any]
 
 
 class Result:
@@ -147,30 +130,9 @@ class Result:
             }
         return list(found.values())
 
-    # ---- who was trained when: trials may share stages, and go on from each other's
-
     @cached_property
-    def _row_of(self) -> dict[int, int]:
-        """The row of each stage in the table of stages."""
-        return {stage: row for row, stage in enumerate(self.tables.stages["stage"].tolist())}
-
-    @cached_property
-    def _by_stage(self) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64]]:
-        """Rows of the reports in the order of stages, and where each stage begins; within a stage steps follow each other."""
-        stages = self.tables.reports["stage"]
-        order = numpy.argsort(stages, kind="stable")
-        return order, numpy.searchsorted(stages[order], numpy.arange(len(self.tables.stages) + 1))
-
-    def _path(self, stage: int, step: int) -> list[tuple[int, int, int]]:
-        """The stages that lead to a step of a stage, from the first: (row in the table, steps before, last step)."""
-        stages, path = self.tables.stages, []
-        while stage in self._row_of:
-            row = self._row_of[stage]
-            start = int(stages["start"][row])
-            if start < step:
-                path.append((row, start, step))
-            step, stage = min(step, start), int(stages["parent"][row])
-        return path[::-1]
+    def _lineage(self) -> Lineage:
+        return Lineage(self.tables)
 
     def lineage(self, trial: int, step: int | None = None) -> list[Span]:
         """How the model came about with which a trial was best, from its first step: its own stages and those it took over.
@@ -197,14 +159,14 @@ class Result:
                 stop,
                 self._config_of(row),
             )
-            for row, start, stop in self._path(stage, step)
+            for row, start, stop in self._lineage.path(stage, step)
         ]
 
     def _row_at(self, trial: int, step: int) -> int | None:
         """Of a trial's reports of a step the best one, the last of equals; what it took over only where it has no own."""
-        rows = self._rows[trial]
+        rows = self._lineage.rows[trial]
         rows = rows[self.tables.reports["step"][rows] == step]
-        inherited = self._inherited.get(trial, frozenset())
+        inherited = self._lineage.inherited.get(trial, frozenset())
         own = [row for row in rows.tolist() if row not in inherited]
         best: Score | None = None
         found = None
@@ -220,65 +182,6 @@ class Result:
         if stage["config_size"]:
             return self.tables.config(stage)
         return self.configs[int(stage["trial"])]
-
-    @cached_property
-    def _standings(self) -> dict[int, tuple[int, int]]:
-        """Of the trials that share stages or took over a model: the stage they have come to, and the step."""
-        stages, owner = self._trained, dict(zip(*self._stage_owners, strict=True))
-        sharing: dict[int, tuple[int, int]] = {}
-        for stage, trial, parent in zip(*(stages[name].tolist() for name in ("stage", "trial", "parent")), strict=True):
-            if parent >= 0 and owner[parent] != trial:
-                sharing[trial] = (stage, 0)
-        last = dict.fromkeys(sharing, NO_STAGE)
-        for stage, trial in zip(*self._stage_owners, strict=True):
-            if trial in last:
-                last[trial] = stage
-        for event in self.tables.events:
-            trial, stage = int(event["trial"]), int(event["stage"])
-            if stage >= 0 and event["kind"].startswith(schema.TRIAL.encode()) and (trial in sharing or owner[stage] != trial):
-                sharing[trial] = (stage, int(event["step"]))
-        _, begin = self._by_stage
-        for trial, stage in last.items():
-            if stage > sharing[trial][0] or not sharing[trial][1]:  # it has begun after the last event
-                row = self._row_of[stage]
-                sharing[trial] = (stage, int(self.tables.stages["start"][row] + begin[stage + 1] - begin[stage]))
-        return sharing
-
-    @cached_property
-    def _trained(self) -> NDArray[Any]:
-        """The stages that reported; not those that only brought back a state."""
-        trained: NDArray[Any] = self.tables.stages[self.tables.stages["again"] == 0]
-        return trained
-
-    @property
-    def _stage_owners(self) -> tuple[list[int], list[int]]:
-        return self._trained["stage"].tolist(), self._trained["trial"].tolist()
-
-    @cached_property
-    def _rows(self) -> list[NDArray[numpy.int64]]:
-        """The rows of the reports that count for each trial, in the order of steps of the model that it holds.
-
-        Steps that a trial shares with others are in; those of a model that it has given up for another one's come first.
-        """
-        trials = self.tables.reports["trial"]
-        order = numpy.argsort(trials, kind="stable")
-        begin = numpy.searchsorted(trials[order], numpy.arange(len(self.tables.trials) + 1))
-        rows = [order[begin[trial] : begin[trial + 1]] for trial in range(len(self.tables.trials))]
-        for trial in self._standings:
-            path = self._path_rows(*self._standings[trial])
-            own = rows[trial]
-            rows[trial] = numpy.concatenate([own[~numpy.isin(own, path)], path]) if trial in self._forked else path
-        return rows
-
-    def _path_rows(self, stage: int, step: int) -> NDArray[numpy.int64]:
-        """The rows of the reports of the model that a stage had at a step, from its first step on."""
-        order, begin = self._by_stage
-        parts = [
-            order[begin[number] : begin[number + 1]][: stop - start]
-            for row, start, stop in self._path(stage, step)
-            for number in [int(self.tables.stages["stage"][row])]
-        ]
-        return numpy.concatenate(parts) if parts else numpy.empty(0, numpy.int64)
 
     # ---- curves and scores
 
@@ -307,10 +210,10 @@ class Result:
         reports = self.tables.reports
         steps = int(reports["step"].max()) if len(reports) else 0
         curves = numpy.full((len(self.tables.trials), steps), numpy.nan)
-        alone = ~numpy.isin(reports["trial"], list(self._standings))
+        alone = ~numpy.isin(reports["trial"], list(self._lineage.standings))
         curves[reports["trial"][alone], reports["step"][alone] - 1] = column[alone]
-        for trial in self._standings:
-            rows = self._path_rows(*self._standings[trial])
+        for trial in self._lineage.standings:
+            rows = self._lineage.path_rows(*self._lineage.standings[trial])
             curves[trial, reports["step"][rows] - 1] = column[rows]
         return curves
 
@@ -331,25 +234,13 @@ class Result:
         """The best score of each trial and the step it was reached at."""
         best = [(NO_SCORE, 0)] * len(self.tables.trials)
         steps = self.tables.reports["step"].tolist()
-        for trial, rows in enumerate(self._rows):
-            inherited = self._inherited.get(trial, frozenset())
+        for trial, rows in enumerate(self._lineage.rows):
+            inherited = self._lineage.inherited.get(trial, frozenset())
             for row in rows.tolist():
                 score = self._scored[row]
                 if score is not None and score < best[trial][0] and row not in inherited:
                     best[trial] = (score, steps[row])
         return best
-
-    @cached_property
-    def _inherited(self) -> dict[int, frozenset[int]]:
-        """Of trials that took over a model, the rows of the reports that were made for others: they are no merit of theirs."""
-        owners = self.tables.reports["trial"]
-        return {trial: frozenset(self._rows[trial][owners[self._rows[trial]] != trial].tolist()) for trial in self._forked}
-
-    @cached_property
-    def _forked(self) -> set[int]:
-        """The trials that have taken over a model."""
-        events = self.tables.events
-        return set(events["trial"][events["kind"] == schema.TRIAL_FORKED.encode()].tolist())
 
     @property
     def replicates(self) -> int:
@@ -368,7 +259,7 @@ class Result:
             trials = [TrialRecord(trial, self.configs[trial], self.states[trial], int(self._steps[trial])) for trial in numbers]
             group = Replicates(TrialRecord(first // count, self.configs[first]), trials)
             for trial in trials:
-                for row in self._rows[trial.number].tolist():
+                for row in self._lineage.rows[trial.number].tolist():
                     if self._scored[row] is not NO_SCORE:
                         group.tell(trial, self._scored[row])
             for _ in group.known():
@@ -387,7 +278,7 @@ class Result:
 
     def reports(self, trial: int) -> Iterator[tuple[int, dict[str, float]]]:
         """What a trial reported of the model that it holds: each step and its metrics."""
-        for row in self._rows[trial].tolist():
+        for row in self._lineage.rows[trial].tolist():
             values = zip(self.metrics, self.tables.values[row].tolist(), strict=True)
             yield int(self.tables.reports["step"][row]), {name: value for name, value in values if not math.isnan(value)}
 
@@ -408,13 +299,13 @@ class Result:
     def _standing(self, trial: int) -> Best:
         score, step = self.scores[trial]
         value, feasible = self.objective.value(score), score.violation == 0
-        if trial not in self._forked:
+        if trial not in self._lineage.forked:
             curve = self._objective_curves[trial][: self._steps[trial]].tolist()
             return Best(trial, self.configs[trial], value, step, feasible, curve)
         # the model that was best, which it may have given up since
         row = self._row_at(trial, step)
         assert row is not None
-        found = (self._scored[each] for each in self._path_rows(int(self.tables.reports["stage"][row]), step))
+        found = (self._scored[each] for each in self._lineage.path_rows(int(self.tables.reports["stage"][row]), step))
         curve = [math.nan if each in (None, NO_SCORE) else self.objective.value(each) for each in found]
         return Best(trial, self.lineage(trial, step)[-1].config, value, step, feasible, curve)
 
@@ -443,7 +334,7 @@ class Result:
         in training.
         """
         return [
-            self.lineage(trial, step)[-1].config if trial in self._forked and step else config
+            self.lineage(trial, step)[-1].config if trial in self._lineage.forked and step else config
             for trial, (config, (_, step)) in enumerate(zip(self.configs, self.scores, strict=True))
         ]
 
@@ -513,7 +404,7 @@ class Result:
         """How many steps each trial has reported."""
         steps = numpy.zeros(len(self.tables.trials), int)
         numpy.maximum.at(steps, self.tables.reports["trial"], self.tables.reports["step"])
-        for trial, (_, step) in self._standings.items():
+        for trial, (_, step) in self._lineage.standings.items():
             steps[trial] = step
         return steps
 

@@ -15,7 +15,7 @@ from openhpo.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from openhpo.result import Span
+    from openhpo.lineage import Span
 
 
 def replay(

@@ -1,0 +1,136 @@
+"""Who was trained when: trials may share stages, and go on from each other's."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy
+from numpy.typing import NDArray
+
+from openhpo.storage import schema
+from openhpo.storage.tables import Tables
+
+NO_STAGE = -1
+
+
+class Span(NamedTuple):
+    """A part of a model's training.
+
+    Attributes:
+        stage: The stage.
+        trial: Whom it was trained for.
+        start, stop: Steps trained before it, and at its end.
+        config: What was in force, parameters of schedules included.
+    """
+
+    stage: int
+    trial: int
+    start: int
+    stop: int
+    config: dict[str, Any]
+
+
+class Lineage:
+    """How the models of a study's trials came about.
+
+    Args:
+        tables: The study.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    @cached_property
+    def row_of(self) -> dict[int, int]:
+        """The row of each stage in the table of stages."""
+        return {stage: row for row, stage in enumerate(self._tables.stages["stage"].tolist())}
+
+    @cached_property
+    def by_stage(self) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64]]:
+        """Rows of the reports in the order of stages, and where each stage begins; within a stage steps follow each other."""
+        stages = self._tables.reports["stage"]
+        order = numpy.argsort(stages, kind="stable")
+        return order, numpy.searchsorted(stages[order], numpy.arange(len(self._tables.stages) + 1))
+
+    def path(self, stage: int, step: int) -> list[tuple[int, int, int]]:
+        """The stages that lead to a step of a stage, from the first: (row in the table, steps before, last step)."""
+        stages, path = self._tables.stages, []
+        while stage in self.row_of:
+            row = self.row_of[stage]
+            start = int(stages["start"][row])
+            if start < step:
+                path.append((row, start, step))
+            step, stage = min(step, start), int(stages["parent"][row])
+        return path[::-1]
+
+    @cached_property
+    def standings(self) -> dict[int, tuple[int, int]]:
+        """Of the trials that share stages or took over a model: the stage they have come to, and the step."""
+        stages, owner = self._trained, dict(zip(*self._stage_owners, strict=True))
+        sharing: dict[int, tuple[int, int]] = {}
+        for stage, trial, parent in zip(*(stages[name].tolist() for name in ("stage", "trial", "parent")), strict=True):
+            if parent >= 0 and owner[parent] != trial:
+                sharing[trial] = (stage, 0)
+        last = dict.fromkeys(sharing, NO_STAGE)
+        for stage, trial in zip(*self._stage_owners, strict=True):
+            if trial in last:
+                last[trial] = stage
+        for event in self._tables.events:
+            trial, stage = int(event["trial"]), int(event["stage"])
+            if stage >= 0 and event["kind"].startswith(schema.TRIAL.encode()) and (trial in sharing or owner[stage] != trial):
+                sharing[trial] = (stage, int(event["step"]))
+        _, begin = self.by_stage
+        for trial, stage in last.items():
+            if stage > sharing[trial][0] or not sharing[trial][1]:  # it has begun after the last event
+                row = self.row_of[stage]
+                sharing[trial] = (stage, int(self._tables.stages["start"][row] + begin[stage + 1] - begin[stage]))
+        return sharing
+
+    @cached_property
+    def _trained(self) -> NDArray[Any]:
+        """The stages that reported; not those that only brought back a state."""
+        trained: NDArray[Any] = self._tables.stages[self._tables.stages["again"] == 0]
+        return trained
+
+    @property
+    def _stage_owners(self) -> tuple[list[int], list[int]]:
+        return self._trained["stage"].tolist(), self._trained["trial"].tolist()
+
+    @cached_property
+    def rows(self) -> list[NDArray[numpy.int64]]:
+        """The rows of the reports that count for each trial, in the order of steps of the model that it holds.
+
+        Steps that a trial shares with others are in; those of a model that it has given up for another one's come first.
+        """
+        trials = self._tables.reports["trial"]
+        order = numpy.argsort(trials, kind="stable")
+        begin = numpy.searchsorted(trials[order], numpy.arange(len(self._tables.trials) + 1))
+        rows = [order[begin[trial] : begin[trial + 1]] for trial in range(len(self._tables.trials))]
+        for trial in self.standings:
+            path = self.path_rows(*self.standings[trial])
+            own = rows[trial]
+            rows[trial] = numpy.concatenate([own[~numpy.isin(own, path)], path]) if trial in self.forked else path
+        return rows
+
+    def path_rows(self, stage: int, step: int) -> NDArray[numpy.int64]:
+        """The rows of the reports of the model that a stage had at a step, from its first step on."""
+        order, begin = self.by_stage
+        parts = [
+            order[begin[number] : begin[number + 1]][: stop - start]
+            for row, start, stop in self.path(stage, step)
+            for number in [int(self._tables.stages["stage"][row])]
+        ]
+        return numpy.concatenate(parts) if parts else numpy.empty(0, numpy.int64)
+
+    @cached_property
+    def inherited(self) -> dict[int, frozenset[int]]:
+        """Of trials that took over a model, the rows of the reports that were made for others: they are no merit of theirs."""
+        owners = self._tables.reports["trial"]
+        return {trial: frozenset(self.rows[trial][owners[self.rows[trial]] != trial].tolist()) for trial in self.forked}
+
+    @cached_property
+    def forked(self) -> set[int]:
+        """The trials that have taken over a model."""
+        events = self._tables.events
+        return set(events["trial"][events["kind"] == schema.TRIAL_FORKED.encode()].tolist())
