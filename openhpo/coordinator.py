@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,7 @@ COMMIT = 0.025  # seconds: reports are answered when they are in the file, and b
 MANY = 1000  # reports that are worth a flush of their own
 FLUSH_SECONDS = 1.0  # at most so long lies between anything else that happens and the file
 SYNC_SECONDS = 10.0  # and so long between the file and the disk, where the machine itself may fail
+SWITCH = 2e-4  # seconds after which a sampler in another thread lets go of the interpreter, where messages wait for it
 
 
 class Commit(Notice, frozen=True):
@@ -400,7 +402,7 @@ class Coordinator(Actor):
         """Have a slow sampler asked in a worker thread, so that messages do not wait for it."""
         call = None if self._scheduler.suspended else self._study.draw()
         if call is not None:
-            self._suggesting = self.work(call)
+            self._suggesting = self.work(obliging, call)
 
     def _suggested(self, suggestion: Suggestion) -> None:
         if self._writer is None or self._scheduler.suspended:
@@ -652,3 +654,13 @@ class Coordinator(Actor):
             trainers=len(self._trainers),
             best=study.best,
         )
+
+
+def obliging(call: Callable[[], Suggestion]) -> Suggestion:
+    """Make a call in this thread that lets others have Python's lock soon after they ask for it: messages should not wait."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(min(SWITCH, usual))
+    try:
+        return call()
+    finally:
+        sys.setswitchinterval(usual)
