@@ -28,8 +28,9 @@ import openhpo as hpo
 from openhpo.actors import launched_rank, launched_size
 from openhpo.cli.console import console
 from openhpo.cli.main import run_command
-from openhpo.cli.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, pyplot, save
+from openhpo.cli.plots import pyplot, save
 from openhpo.errors import UserError
+from openhpo.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from openhpo.replaying import simulate
 
 if TYPE_CHECKING:

@@ -32,13 +32,14 @@ from openhpo.actors import launched_rank
 from openhpo.cli.apps import load_app
 from openhpo.cli.console import console
 from openhpo.cli.main import run_command
-from openhpo.cli.plots import BLACK, BLUE, ORANGE, pyplot, save
+from openhpo.cli.plots import pyplot, save
 from openhpo.engines import Full
 from openhpo.errors import UserError
 from openhpo.hyperparameters import Categorical
 from openhpo.launch import run
 from openhpo.launcher import relaunch
 from openhpo.objective import Maximize
+from openhpo.palette import BLACK, BLUE, ORANGE
 from openhpo.place import find_place, share_threads
 from openhpo.samplers import Grid
 from openhpo.schedules import Exponential

@@ -31,7 +31,7 @@ from openhpo.actors import launched_rank
 from openhpo.cli.apps import App, load_app
 from openhpo.cli.console import console
 from openhpo.cli.main import run_command
-from openhpo.cli.plots import BLACK, BLUE, GREY, ORANGE, pyplot, save
+from openhpo.cli.plots import pyplot, save
 from openhpo.cli.run import sampler_of
 from openhpo.engines import Full, LearningCurveMatching
 from openhpo.errors import UserError
@@ -39,6 +39,7 @@ from openhpo.hyperparameters import Float
 from openhpo.launch import run
 from openhpo.launcher import relaunch
 from openhpo.objective import Maximize, Minimize, Objective
+from openhpo.palette import BLACK, BLUE, GREY, ORANGE
 from openhpo.place import find_place, share_threads
 from openhpo.space import Space
 from openhpo.stages import State

@@ -39,12 +39,13 @@ from openhpo.cli.apps import App, load_app
 from openhpo.cli.console import console
 from openhpo.cli.main import run_command
 from openhpo.cli.options import pairs, value_of
-from openhpo.cli.plots import BLACK, BLUE, GREEN, GREY, VERMILION, pyplot, save
+from openhpo.cli.plots import pyplot, save
 from openhpo.engines import Engine, Full, PopulationBased
 from openhpo.errors import UserError
 from openhpo.launch import run
 from openhpo.launcher import relaunch
 from openhpo.objective import Maximize, Minimize, Objective
+from openhpo.palette import BLACK, BLUE, GREEN, GREY, VERMILION
 from openhpo.place import find_place, share_threads
 from openhpo.replay import space_of
 from openhpo.samplers import Listed

@@ -34,12 +34,13 @@ from openhpo.actors import launched_rank, launched_size
 from openhpo.cli.apps import load_app
 from openhpo.cli.console import console
 from openhpo.cli.main import run_command
-from openhpo.cli.plots import BLUE, ORANGE, pyplot, save
+from openhpo.cli.plots import pyplot, save
 from openhpo.engines import ASHA, Engine, Full, SuccessiveHalving
 from openhpo.hyperparameters import Categorical, Config
 from openhpo.launch import run
 from openhpo.launcher import relaunch
 from openhpo.objective import Minimize
+from openhpo.palette import BLUE, ORANGE
 from openhpo.samplers import Grid
 from openhpo.schedules import Exponential
 from openhpo.space import Space

@@ -171,7 +171,7 @@ class Result:
         best: Score | None = None
         found = None
         for row in own or rows.tolist():
-            score = self._scored[row]
+            score = self.scored[row]
             if best is None or (score is not None and score <= best):
                 best, found = score or best, row
         return found
@@ -202,7 +202,7 @@ class Result:
             column = self.tables.values[:, self.metrics.index(metric)]
         elif metric == str(self.objective.metric):  # derived: an expression, or a first step
             column = numpy.array(
-                [numpy.nan if score in (None, NO_SCORE) else self.objective.value(score) for score in self._scored]
+                [numpy.nan if score in (None, NO_SCORE) else self.objective.value(score) for score in self.scored]
             )
         else:
             there = ", ".join(self.metrics) or "none yet"
@@ -218,7 +218,7 @@ class Result:
         return curves
 
     @cached_property
-    def _scored(self) -> list[Score | None]:
+    def scored(self) -> list[Score | None]:
         """The score of every report."""
         names, score = self.metrics, self.objective.score
         values = numpy.ascontiguousarray(self.tables.values)
@@ -237,7 +237,7 @@ class Result:
         for trial, rows in enumerate(self._lineage.rows):
             inherited = self._lineage.inherited.get(trial, frozenset())
             for row in rows.tolist():
-                score = self._scored[row]
+                score = self.scored[row]
                 if score is not None and score < best[trial][0] and row not in inherited:
                     best[trial] = (score, steps[row])
         return best
@@ -256,12 +256,12 @@ class Result:
         count, found = self.replicates, []
         for first in range(0, len(self.configs) - count + 1, count):
             numbers = range(first, first + count)
-            trials = [TrialRecord(trial, self.configs[trial], self.states[trial], int(self._steps[trial])) for trial in numbers]
+            trials = [TrialRecord(trial, self.configs[trial], self.states[trial], int(self.steps[trial])) for trial in numbers]
             group = Replicates(TrialRecord(first // count, self.configs[first]), trials)
             for trial in trials:
                 for row in self._lineage.rows[trial.number].tolist():
-                    if self._scored[row] is not NO_SCORE:
-                        group.tell(trial, self._scored[row])
+                    if self.scored[row] is not NO_SCORE:
+                        group.tell(trial, self.scored[row])
             for _ in group.known():
                 pass
             group.stopped = any(trial.state is State.STOPPED for trial in trials)
@@ -300,12 +300,12 @@ class Result:
         score, step = self.scores[trial]
         value, feasible = self.objective.value(score), score.violation == 0
         if trial not in self._lineage.forked:
-            curve = self._objective_curves[trial][: self._steps[trial]].tolist()
+            curve = self._objective_curves[trial][: self.steps[trial]].tolist()
             return Best(trial, self.configs[trial], value, step, feasible, curve)
         # the model that was best, which it may have given up since
         row = self._row_at(trial, step)
         assert row is not None
-        found = (self._scored[each] for each in self._lineage.path_rows(int(self.tables.reports["stage"][row]), step))
+        found = (self.scored[each] for each in self._lineage.path_rows(int(self.tables.reports["stage"][row]), step))
         curve = [math.nan if each in (None, NO_SCORE) else self.objective.value(each) for each in found]
         return Best(trial, self.lineage(trial, step)[-1].config, value, step, feasible, curve)
 
@@ -317,13 +317,17 @@ class Result:
 
     def metrics_of(self, found: Best) -> dict[str, float]:
         """All metrics at the best step of one of the best; of replicates their means."""
+        return self.metrics_where(found.trial, found.step)
+
+    def metrics_where(self, number: int, step: int) -> dict[str, float]:
+        """All metrics of a trial at one step; with replicates, the means of a configuration."""
         if self.replicates == 1:
-            return self.metrics_at(found.trial, found.step)
-        first = found.trial * self.replicates
+            return self.metrics_at(number, step)
+        first = number * self.replicates
         rows = [
-            self.metrics_at(trial, min(found.step, int(self._steps[trial])))
+            self.metrics_at(trial, min(step, int(self.steps[trial])))
             for trial in range(first, first + self.replicates)
-            if self._steps[trial] >= found.step or self.states[trial] is State.DONE  # others have failed before
+            if self.steps[trial] >= step or self.states[trial] is State.DONE  # others have failed before
         ]
         values = {name: [row[name] for row in rows if name in row] for name in self.metrics}
         return {name: sum(given) / len(given) for name, given in values.items() if given}
@@ -391,7 +395,7 @@ class Result:
         columns: dict[str, NDArray[Any]] = {
             "trial": self.tables.trials["trial"],
             "state": numpy.array([state.value for state in self.states], "U8"),
-            "steps": self._steps,
+            "steps": self.steps,
             "value": numpy.array([numpy.nan if s == NO_SCORE else self.objective.value(s) for s, _ in self.scores], float),
             "best_step": numpy.array([step for _, step in self.scores], int),
             "seconds": self._seconds(),
@@ -400,7 +404,7 @@ class Result:
         return columns | {name: _column([config.get(name) for config in self.best_configs]) for name in names}
 
     @cached_property
-    def _steps(self) -> NDArray[numpy.int64]:
+    def steps(self) -> NDArray[numpy.int64]:
         """How many steps each trial has reported."""
         steps = numpy.zeros(len(self.tables.trials), int)
         numpy.maximum.at(steps, self.tables.reports["trial"], self.tables.reports["step"])

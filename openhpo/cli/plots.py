@@ -7,10 +7,6 @@ from typing import Any
 
 from openhpo.errors import UserError
 
-# the colours of Okabe and Ito, which all kinds of eyes tell apart, and two greys
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-GREY, BLACK = "#999999", "#333333"
-
 
 def pyplot() -> Any:
     """Matplotlib's pyplot, drawing to files. Call it before what takes long, too, so that a lack of it is noticed then.

@@ -293,7 +293,8 @@ def hours(count: float) -> str:
 
 def draw(found: Sequence[Prediction], title: str, path: Path) -> Path:
     """A figure of what the numbers of ranks come to: how long, and at what cost."""
-    from openhpo.cli.plots import BLUE, GREY, ORANGE, VERMILION, pyplot, save
+    from openhpo.cli.plots import pyplot, save
+    from openhpo.palette import BLUE, GREY, ORANGE, VERMILION
 
     runs = sorted(found, key=lambda one: one.ranks)
     ranks, makespans = [one.ranks for one in runs], [one.makespan for one in runs]
