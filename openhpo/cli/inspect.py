@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from openhpo.cli.console import console
+from openhpo.errors import UserError
 
 if TYPE_CHECKING:
     from openhpo.result import Result
@@ -23,17 +26,37 @@ def best(
     study: StudyArgument,
     top: Annotated[int, typer.Option(min=1, help="Show so many of the best trials.")] = 1,
     json_: JsonOption = False,
+    toml: Annotated[bool, typer.Option("--toml", help="Print the configuration as TOML, to paste.")] = False,
+    python: Annotated[bool, typer.Option("--python", help="Print it as a Python dictionary, to paste.")] = False,
 ) -> None:
     """Show the best configuration of a study, also of one that is running."""
     from openhpo.result import load
 
+    if json_ + toml + python > 1:
+        raise UserError("choose one of --json, --toml and --python")
     result = load(study)
+    found = result.top(top)
     if json_:
-        print(json.dumps(as_dict(result, result.top(top)), indent=2))
+        print(json.dumps(as_dict(result, found), indent=2))
+    elif python:
+        print("\n".join(repr(one.config) for one in found))
+    elif toml:
+        tables = [f"# trial {one.trial}, {result.objective.metric} {one.value:.6g}\n{toml_of(one.config)}" for one in found]
+        print("\n\n".join(tables if top == 1 else [f"[[best]]\n{table}" for table in tables]))
     else:
         show_best(result, top)
     if result.best is None:
         raise typer.Exit(1)
+
+
+def toml_of(config: Mapping[str, Any]) -> str:
+    """A configuration as TOML."""
+    lines = []
+    for name, value in config.items():
+        key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
+        shown = json.dumps(value) if isinstance(value, str | bool) else repr(value)
+        lines.append(f"{key} = {shown}")
+    return "\n".join(lines)
 
 
 def status(
@@ -64,9 +87,10 @@ def status(
 
 def _status(result: Result) -> dict[str, Any]:
     from openhpo.progress import clock
+    from openhpo.report.numbers import Numbers
     from openhpo.stages import State
 
-    tables = result.tables
+    tables, numbers = result.tables, Numbers(result)
     states = result.states if result.replicates == 1 else [candidate.state for candidate in result.candidates]
     count = {state: sum(1 for s in states if s is state) for state in State}
     quiet = time.time() - tables.path.stat().st_mtime
@@ -75,7 +99,6 @@ def _status(result: Result) -> dict[str, Any]:
         "suspended": "suspended: the same command continues it",
         "running": f"running, or interrupted (the same command then continues it): last written {clock(quiet)} ago",
     }
-    ended = float(max([tables.events["time"].max(initial=0.0), tables.reports["time"].max(initial=0.0)]))
     found = result.best
     waiting = f"{count[State.RUNNING]} running, " if result.phase == "running" else ""
     waiting = f"{count[State.SUSPENDED] + count[State.PAUSED]} to be continued, " if result.phase == "suspended" else waiting
@@ -88,7 +111,10 @@ def _status(result: Result) -> dict[str, Any]:
         "trials": f"{count[State.DONE] + count[State.STOPPED]} done, {waiting}"
         f"{count[State.FAILED]} failed, of {result.definition['trials']}",
         "steps": len(tables.reports),
-        "time": clock(ended),
+        "time": clock(numbers.elapsed),
+        "left": clock(numbers.left) if math.isfinite(numbers.left) else None,
+        "ranks": f"{len(numbers.running)} of {len(numbers.trainers)} busy" if numbers.trainers else None,
+        "utilisation": f"{numbers.costs.utilisation:.0%}" if math.isfinite(numbers.costs.utilisation) else None,
         "best": None if found is None else f"{found.value:.6g} (trial {found.trial}, step {found.step})",
         "failures": [
             f"trial {f['trial']}, rank {f['rank']}: {f['traceback'].strip().rpartition(chr(10))[2]}" for f in result.failures

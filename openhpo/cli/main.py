@@ -10,12 +10,16 @@ from typing import NoReturn
 
 import typer
 
+from openhpo.cli.export import export
 from openhpo.cli.inspect import best, status
 from openhpo.cli.replay import replay
+from openhpo.cli.report import report
 from openhpo.cli.resume import EXTRA, resume
 from openhpo.cli.run import run_app
 from openhpo.cli.simulate import simulate_app
+from openhpo.cli.trials import trials
 from openhpo.cli.validate import validate
+from openhpo.cli.watch import watch
 from openhpo.errors import UserError
 
 STACKS = "OPENHPO_STACKS_AFTER"  # seconds after which every rank prints the stacks of its threads, to find a hang
@@ -32,6 +36,10 @@ app.add_typer(run_app, name="run")
 app.add_typer(simulate_app, name="simulate")
 app.command()(best)
 app.command()(status)
+app.command()(trials)
+app.command()(watch)
+app.command()(report)
+app.command()(export)
 app.command()(replay)
 app.command()(validate)
 app.command(context_settings=EXTRA)(resume)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from openhpo.objective import NO_SCORE, Score
 from openhpo.result import Result
-from openhpo.stages import State
+from openhpo.stages import AT_REST, State
 from openhpo.storage import schema
 
 Floats = NDArray[numpy.float64]
@@ -342,6 +342,47 @@ class Numbers:
             )
             for rank, trial, stage, time, again in zip(*columns, strict=True)
         ]
+
+    @cached_property
+    def running(self) -> dict[int, int]:
+        """The stage that each rank trains now."""
+        tables = self.result.tables
+        ends = set(tables.events["stage"][numpy.isin(tables.events["kind"], _STAGE_ENDS)].tolist())
+        here = self.trainers
+        columns = (tables.stages[name].tolist() for name in ("stage", "rank"))
+        return {rank: stage for stage, rank in zip(*columns, strict=True) if stage not in ends and rank in here}
+
+    @cached_property
+    def trainers(self) -> set[int]:
+        """The ranks that train in the present run; none where the study is at rest."""
+        if self.result.phase != "running":
+            return set()
+        found: set[int] = set()
+        for kind, rank in zip(
+            self.result.tables.events["kind"].tolist(), self.result.tables.events["rank"].tolist(), strict=True
+        ):
+            if kind in (schema.STARTED.encode(), schema.RESUMED.encode()):
+                found = set()
+            elif kind == schema.READY.encode():
+                found.add(rank)
+            elif kind == schema.LEFT.encode():
+                found.discard(rank)
+        return found
+
+    @cached_property
+    def settled(self) -> int:
+        """How many candidates have ended, well or not."""
+        return sum(one.state in (State.DONE, State.STOPPED, State.FAILED) for one in self.candidates)
+
+    @cached_property
+    def left(self) -> float:
+        """Seconds until the study is finished, if it goes on as so far; NaN where nothing tells."""
+        total, engine = int(self.result.definition["trials"]), str(self.result.definition.get("engine"))
+        resting = sum(one.state in AT_REST for one in self.candidates)
+        done = resting if engine in ("ASHA", "SuccessiveHalving", "Hyperband") else self.settled
+        if self.result.phase != "running" or not done:
+            return math.nan
+        return self.elapsed * (total - done) / done if done < total else 0.0
 
     @cached_property
     def elapsed(self) -> float:
