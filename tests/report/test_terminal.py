@@ -1,0 +1,155 @@
+"""What the commands print, and what `watch` draws in a terminal of 80 by 24."""
+
+import csv
+import io
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
+import time
+import tomllib
+
+import pytest
+
+import openhpo as hpo
+from openhpo.report.numbers import Numbers
+from openhpo.report.screen import BLOCKS, screen, sparkline
+
+from .conftest import run, train
+
+OPENHPO = [sys.executable, "-m", "openhpo"]
+
+
+def said(*words, status=0):
+    done = subprocess.run([*OPENHPO, *map(str, words)], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+# ---- the screen
+
+
+def test_a_sparkline_goes_from_the_lowest_to_the_highest_block():
+    assert sparkline([1, 2, 3, 4, 5, 6, 7, 8], 8) == BLOCKS
+    assert sparkline([0, float("nan"), 1], 8) == "▁ █"
+    assert len(sparkline(list(range(1000)), 40)) == 40
+    assert sparkline([5, 5], 8) == "▁▁"
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10), (200, 60)])
+def test_whatever_the_study_nothing_is_wider_or_longer_than_the_terminal(width, height, asha, population, replicated, tmp_path):
+    failed = run(tmp_path / "failed", lambda trial: iter([{"val_loss": 1 / 0}]), engine=hpo.Full(1), trials=3)
+    for result in (asha, population, replicated, failed):
+        lines = screen(Numbers(result), width, height)
+        assert len(lines) <= height
+        assert all(line.cell_len <= width for line in lines)
+
+
+def test_the_screen_shows_the_best_and_the_rungs(asha):
+    text = "\n".join(line.plain for line in screen(Numbers(asha), 80, 24))
+    assert f"best {asha.best.value:.6g} (trial {asha.best.trial}" in text
+    assert "60/60" in text
+    assert text.count("went on") == 3
+
+
+def test_a_population_is_shown_by_its_members(population):
+    text = "\n".join(line.plain for line in screen(Numbers(population), 80, 24))
+    assert "exploits; members, the best first" in text
+    assert f"{population.best.value:.5g}" in text
+
+
+# ---- watch
+
+
+def drawn_until(terminal, wanted, deadline):
+    """What has come from a terminal until all of some texts are in it."""
+    text = ""
+    while not all(each in text for each in wanted):
+        left = deadline - time.monotonic()
+        assert left > 0, f"{wanted} not in {text[-2000:]}"
+        if select.select([terminal], [], [], left)[0]:
+            try:
+                text += os.read(terminal, 65536).decode(errors="replace")
+            except OSError:  # the other end was closed
+                break
+    return text
+
+
+def test_watch_draws_a_study_and_leaves_with_q(tmp_path):
+    result = run(tmp_path / "study", trials=200, engine=hpo.Full(30), time_limit=0.3)
+    assert not result.finished
+    before = (tmp_path / "study/study.h5").read_bytes()
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        [*OPENHPO, "watch", str(tmp_path / "study")], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    try:
+        drawn_until(ours, ["study", "suspended", "q leaves"], time.monotonic() + 60)
+        os.write(ours, b"q")
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert (tmp_path / "study/study.h5").read_bytes() == before
+
+
+def test_watch_needs_a_terminal(asha):
+    assert "watch needs a terminal to draw on" in said("watch", asha.path, status=2)
+
+
+# ---- lists
+
+
+def test_the_best_can_be_pasted(asha):
+    config = asha.best.config
+    assert tomllib.loads(said("best", asha.path, "--toml")) == config
+    assert eval(said("best", asha.path, "--python")) == config
+    three = tomllib.loads(said("best", asha.path, "--toml", "--top", "3"))["best"]
+    assert three == [found.config for found in asha.top(3)]
+    assert "choose one of" in said("best", asha.path, "--toml", "--json", status=2)
+
+
+def test_trials_are_filtered_and_sorted(asha):
+    rows = json.loads(said("trials", asha.path, "--json", "--sort", "best", "--top", "5"))
+    assert [row["trial"] for row in rows] == [found.trial for found in asha.top(5)]
+    rows = json.loads(said("trials", asha.path, "--json", "--where", "lr < 0.01", "--where", "optimizer == sgd"))
+    expected = [t for t, config in enumerate(asha.configs) if config["lr"] < 0.01 and config["optimizer"] == "sgd"]
+    assert [row["trial"] for row in rows] == expected
+    failed = list(csv.DictReader(io.StringIO(said("trials", asha.path, "--csv", "--where", "state = failed"))))
+    assert [int(row["trial"]) for row in failed] == [failure["trial"] for failure in asha.failures]
+    by_rate = json.loads(said("trials", asha.path, "--json", "--sort", "lr", "--reverse"))
+    assert [row["lr"] for row in by_rate] == sorted((config["lr"] for config in asha.configs), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--where", "lt < 3"], "trials have no 'lt': there are trial, state"),
+        (["--where", "widht < 3"], "Did you mean 'width'?"),
+        (["--where", "lr"], "--where takes a comparison"),
+        (["--where", "lr < small"], "lr is a number, and 'small' is none"),
+        (["--sort", "los"], "trials have no 'los'"),
+    ],
+)
+def test_mistakes_in_a_filter_are_told(words, message, asha):
+    assert message in said("trials", asha.path, *words, status=2)
+
+
+def test_the_status_tells_how_configurations_with_replicates_stand(replicated):
+    failed = sum(1 for one in replicated.candidates if one.state is hpo.State.FAILED)
+    assert f"{24 - failed} done, {failed} failed, of 24" in said("status", replicated.path)
+
+
+def test_a_study_without_a_result_gives_screens_and_no_traceback(tmp_path):
+    run(tmp_path / "failed", lambda trial: iter([{"val_loss": 1 / 0}]), engine=hpo.Full(1), trials=3)
+    assert "3 failed" in said("status", tmp_path / "failed")
+    assert "failed" in said("trials", tmp_path / "failed")
+    run(tmp_path / "one", train, trials=1)
+    assert "1 done" in said("status", tmp_path / "one")
