@@ -162,7 +162,7 @@ def test_odd_studies_make_sensible_pages(how, space, trials, tmp_path):
 
 
 def test_a_study_that_is_still_written_makes_a_page_that_reloads_itself(tmp_path):
-    result = run(tmp_path / "s", trials=200, engine=hpo.Full(30), time_limit=0.3)
+    result = run(tmp_path / "s", trials=100_000, time_limit=0.5)
     assert not result.finished
     text = write_report(result.path).read_text()
     assert '<meta http-equiv="refresh"' in text

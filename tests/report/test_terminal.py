@@ -79,7 +79,7 @@ def drawn_until(terminal, wanted, deadline):
 
 
 def test_watch_draws_a_study_and_leaves_with_q(tmp_path):
-    result = run(tmp_path / "study", trials=200, engine=hpo.Full(30), time_limit=0.3)
+    result = run(tmp_path / "study", trials=100_000, time_limit=0.5)
     assert not result.finished
     before = (tmp_path / "study/study.h5").read_bytes()
     ours, theirs = pty.openpty()
