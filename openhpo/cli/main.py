@@ -10,8 +10,10 @@ from typing import NoReturn
 
 import typer
 
+from openhpo.cli.compare import compare
 from openhpo.cli.export import export
 from openhpo.cli.inspect import best, status
+from openhpo.cli.new import new
 from openhpo.cli.replay import replay
 from openhpo.cli.report import report
 from openhpo.cli.resume import EXTRA, resume
@@ -40,6 +42,8 @@ app.command()(trials)
 app.command()(watch)
 app.command()(report)
 app.command()(export)
+app.command()(compare)
+app.command()(new)
 app.command()(replay)
 app.command()(validate)
 app.command(context_settings=EXTRA)(resume)
@@ -97,9 +101,21 @@ def _usage_error(error: Exception) -> str:
         raise error
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
-        return str(error.format_message())
+        return f"{error.format_message()}{_apps() if context is not None and context.info_name == 'run' else ''}"
+    apps = _apps() if getattr(getattr(error, "param", None), "name", None) == "app" else ""
     hint = f"\nTry '{context.command_path} --help'." if context is not None else ""
-    return f"error: {error.format_message()}{hint}"
+    return f"error: {error.format_message()}{apps}{hint}"
+
+
+def _apps() -> str:
+    """What is around to run."""
+    from openhpo.cli.new import apps_around
+
+    found = apps_around()
+    if not found:
+        return "\nThere is no app here; `openhpo new my_app.py` writes one to begin with."
+    width = max(len(path) for path, _ in found)
+    return "\n\nApps here:\n" + "\n".join(f"  {path:<{width}}  {says}".rstrip() for path, says in found)
 
 
 def _refuse(text: str) -> NoReturn:

@@ -13,6 +13,7 @@ from plotly import graph_objects as go
 
 from openhpo.objective import NO_SCORE
 from openhpo.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+from openhpo.report.comparison import Group, points_of
 from openhpo.report.numbers import Candidate, Floats, Numbers
 from openhpo.stages import State
 
@@ -22,6 +23,7 @@ MOST_LINES = 1500  # and of points that are drawn before anything else
 MOST_PAIRED = 8  # hyperparameters, or metrics, of which each pair can be chosen
 MOST_SPANS = 40_000  # stages in the timeline
 MOST_NODES = 1500  # of the stage tree
+POINTS = 60  # of a comparison
 GRID = 24  # points of a contour in each direction
 HEIGHT = 420
 
@@ -718,6 +720,36 @@ def timeline(numbers: Numbers) -> Chart | None:
     if len(numbers.spans) > MOST_SPANS:
         says += f" The first {MOST_SPANS:,} of {len(numbers.spans):,} stages."
     return Chart("timeline", "Ranks over time", says, figure)
+
+
+def compared(groups: Sequence[Group]) -> list[Chart]:
+    """The best so far of studies beside each other, against steps, time and trials."""
+    found = []
+    for way, label in (("steps", "steps trained"), ("seconds", "seconds"), ("trials", "trials begun")):
+        points = points_of(groups, way, POINTS)
+        figure = _figure(label, f"best {groups[0].members[0].objective.metric} so far")
+        for group, colour in zip(groups, itertools.cycle([BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, GREY])):
+            mean, spread = group.at(way, points)
+            seeds = f" ({len(group.members)} seeds)" if len(group.members) > 1 else ""
+            figure.add_scatter(
+                x=points,
+                y=mean,
+                mode="lines",
+                name=f"{group.name}{seeds}",
+                line={"color": colour, "width": 2},
+                error_y={
+                    "type": "data",
+                    "array": numpy.nan_to_num(spread),
+                    "visible": len(group.members) > 1,
+                    "thickness": 0.7,
+                },
+            )
+        figure.update_layout(xaxis={"type": "log"})
+        says = f"The mean of the best so far after so many {way}, up to where the shortest study ends."
+        if any(len(group.members) > 1 for group in groups):
+            says += " Bars: the standard deviation over seeds."
+        found.append(Chart(f"by-{way}", f"By {way}", says, figure))
+    return found
 
 
 def _choice(figure: go.Figure, buttons: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from openhpo.stages import State
 
 if TYPE_CHECKING:
     from openhpo.report.charts import Chart
+    from openhpo.report.comparison import Group
 
 FAILURES = 50  # that are shown with their tracebacks
 REFRESH = 10.0  # seconds
@@ -41,13 +43,34 @@ def write_report(study: str | Path, to: str | Path | None = None) -> Path:
     need()
     result = load(study)
     path = Path(to) if to is not None else result.path / "report.html"
+    _replace(path, page(result))
+    return path
+
+
+def write_comparison(groups: Sequence[Group], path: Path) -> Path:
+    """Write studies beside each other as one page.
+
+    Raises:
+        UserError: An extra is missing, or the page cannot be written.
+    """
+    need()
+    from openhpo.report.charts import compared
+
+    metric = groups[0].members[0].objective.metric
+    count = sum(len(group.members) for group in groups)
+    body = f"<h1>{escape(str(metric))} of {count} studies</h1>" + "".join(_section(chart) for chart in compared(groups))
+    _replace(path, _document(f"{metric} of {count} studies", body))
+    return path
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that nobody opens half of it."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.write_text(page(result), "utf-8")
-        os.replace(unfinished, path)  # so that nobody opens half of it
+        unfinished.write_text(text, "utf-8")
+        os.replace(unfinished, path)
     except OSError as error:
-        raise UserError(f"the report cannot be written to {path}: {error.strerror}") from None
-    return path
+        raise UserError(f"the page cannot be written to {path}: {error.strerror}") from None
 
 
 def need() -> None:
@@ -65,19 +88,31 @@ def need() -> None:
 
 def page(result: Result) -> str:
     """The page."""
-    from plotly.offline import get_plotlyjs
-
     from openhpo.report.charts import charts
 
     numbers = Numbers(result)
     drawn = charts(numbers)
-    title = f"{result.path.name or 'study'}: {result.objective}"
-    refresh = "" if result.finished else f'<meta http-equiv="refresh" content="{REFRESH:g}">'
+    name = result.path.name or "study"
     links = [(chart.name, chart.title) for chart in drawn]
     links += [("failures", "Failures")] if result.failures else []
     links.append(("definition", "Definition"))
-    nav = " ".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading in links)
+    nav = " ".join(f'<a href="#{link}">{escape(heading)}</a>' for link, heading in links)
+    body = f"""<h1>{escape(name)}</h1>
+<p class="faint">{escape(str(result.objective))}</p>
+{_summary(numbers)}
+<nav>{nav}</nav>
+{"".join(_section(chart) for chart in drawn)}
+{_failures(result)}
+{_definition(result)}"""
+    return _document(f"{name}: {result.objective}", body, reload=not result.finished)
+
+
+def _document(title: str, body: str, *, reload: bool = False) -> str:
+    """A page with its style and scripts in it."""
+    from plotly.offline import get_plotlyjs
+
     files = resources.files("openhpo.report")
+    refresh = f'<meta http-equiv="refresh" content="{REFRESH:g}">' if reload else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -90,13 +125,7 @@ def page(result: Result) -> str:
 </head>
 <body>
 <main>
-<h1>{escape(result.path.name or "study")}</h1>
-<p class="faint">{escape(str(result.objective))}</p>
-{_summary(numbers)}
-<nav>{nav}</nav>
-{"".join(_section(chart) for chart in drawn)}
-{_failures(result)}
-{_definition(result)}
+{body}
 <p class="faint">Written on {time.strftime("%Y-%m-%d %H:%M")}.</p>
 </main>
 <script>{get_plotlyjs()}</script>
