@@ -16,6 +16,7 @@ import numpy
 
 from openhpo.actors import Actor, Address, Interrupted, Notice, PeerLost, WorkDone, WorkFailed, handles
 from openhpo.actors.run import survives_deaths
+from openhpo.callbacks import Callbacks
 from openhpo.errors import UserError
 from openhpo.hyperparameters import Config
 from openhpo.limits import Limits
@@ -114,6 +115,7 @@ class Coordinator(Actor):
         limits: How long the run may take, and what it does about what goes wrong.
         claim: Takes the right to write the study.
         make_writer: What writes a new study; a simulation may do without.
+        callbacks: Whom else to tell what happens.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class Coordinator(Actor):
         limits: Limits | None = None,
         claim: Callable[[Path], Hold] | None = None,
         make_writer: Callable[[Path, Mapping[str, Any], Mapping[str, Any]], Any] = StudyWriter,
+        callbacks: Callbacks | None = None,
     ) -> None:
         self._make_study = make_study
         self._folder = folder
@@ -146,6 +149,7 @@ class Coordinator(Actor):
         self._synced: float | None = 0.0  # when the disk last was up to date; None while that is under way
         self._syncing = -1
         self._suggesting = -1
+        self._callbacks = Callbacks(()) if callbacks is None else callbacks
         self._beaten = 0.0  # when trainers were last told that this rank lives
         self._ticked = 0.0
         self._configs: dict[int, Config] = {}  # of the trials, as the file has them
@@ -177,6 +181,7 @@ class Coordinator(Actor):
         else:
             self._continue(there, definition)
         self._flush()
+        self._callbacks.tell("on_start", self._folder, definition)
         self._view.show(self._progress())
         self._next_tick()
         if self._limits.time_limit is not None:
@@ -229,6 +234,7 @@ class Coordinator(Actor):
         writer, self._writer = self._writer, None
         try:
             if writer is not None:
+                self._callbacks.tell("on_end", "failed")
                 if self._fresh and isinstance(self.failure, UserError) and not self._study.at_rest - self._study.failed:
                     writer.discard()  # nothing was found yet, and a mended command should not stumble over it
                 else:
@@ -241,10 +247,11 @@ class Coordinator(Actor):
         if hold is not None:
             hold.release()
 
-    def _close(self) -> None:
+    def _close(self, phase: str) -> None:
         """End the run well."""
         assert self._writer is not None
         self._record_changes()
+        self._callbacks.tell("on_end", phase)
         self._writer.close()
         self._writer = None
         self._view.show(self._progress())
@@ -253,7 +260,7 @@ class Coordinator(Actor):
     def _finish(self) -> None:
         assert self._writer is not None
         self._writer.event(schema.FINISHED, self._time())
-        self._close()
+        self._close("finished")
         self.work(shutil.rmtree, self._folder / checkpoints.FOLDER, True)
         self._stop_all()
 
@@ -303,7 +310,7 @@ class Coordinator(Actor):
         if self._writer is None or self._pending:
             return
         study = self._study
-        self._close()
+        self._close("suspended")
         self._view.note(
             f"to be continued: {study.total - study.settled} of {study.total} trials are left; the same command goes on, "
             f"or openhpo resume {self._folder}"
@@ -446,11 +453,14 @@ class Coordinator(Actor):
         if change.state is State.RUNNING and not change.forked:
             self._configs[change.trial] = change.config
             self._writer.trial(change.trial, change.seed, change.config, self._time())
+            self._callbacks.tell("on_trial", change.trial, change.config)
             return
         kind = schema.TRIAL_FORKED if change.forked else f"{schema.TRIAL}{change.state.value}"
         text = json.dumps(change.config) if change.forked else change.error
         stage = schema.NONE if change.stage is None else change.stage
         self._writer.event(kind, self._time(), trial=change.trial, stage=stage, step=change.step, text=text)
+        if not change.forked:
+            self._callbacks.tell("on_rest", change.trial, change.state)
 
     # ---- what trainers say
 
@@ -471,6 +481,9 @@ class Coordinator(Actor):
         if count and not stage.again:
             self._writer.reports(stage.trial, stage.id, message.first, names, values[:count], self._time())
             self._steps += count
+            if self._callbacks:
+                for step, row in enumerate(values[:count].tolist(), message.first):
+                    self._callbacks.tell("on_report", stage.trial, step, dict(zip(names, row, strict=True)))
         self._trainers[sender.rank].answers.append(Accepted(stage.id, last, stage.id in stopped))
         # where training waits for the answer, it does not wait for anything else
         at_once = last in stage.checks or self._writer.waiting >= MANY
@@ -617,6 +630,8 @@ class Coordinator(Actor):
         if self._hold is not None:
             self._hold.beat()
         self._look_around()
+        for trouble in self._callbacks.troubles():
+            self._view.note(trouble)
         if self._time() - self._shown[0] >= self._view.period:
             self._view.show(self._progress())
         self._next_tick()

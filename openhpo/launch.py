@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from openhpo.actors import Actor, run_actors
+from openhpo.callbacks import Callback, Callbacks
 from openhpo.coordinator import Coordinator
 from openhpo.engines import Engine
 from openhpo.errors import UserError
@@ -61,6 +62,7 @@ def run(
     checkpoint_every: float = 600.0,
     lease: float = 60.0,
     progress: bool = True,
+    callbacks: Sequence[Callback] = (),
     actors: Callable[[int, int], Mapping[str, Actor]] | None = None,
     app: str | None = None,
 ) -> Result:
@@ -97,6 +99,7 @@ def run(
         checkpoint_every: Seconds of training after which a state is written to a checkpoint file.
         lease: Seconds after which a rank that is not heard of counts as lost, and its work is done elsewhere.
         progress: Show how it is getting on, on standard error of rank 0.
+        callbacks: Whom to tell on rank 0 what happens while it runs, such as `hpo.TensorBoard()`.
         actors: Gives further actors of a rank, `actors(rank, size) -> {name: actor}`, to run beside the study's until it ends.
         app: A name for the training code, part of what identifies the study; its module's name by default.
 
@@ -134,7 +137,14 @@ def run(
         company: dict[str, Actor] = {**(actors(rank, size) if actors is not None else {})}
         if rank == COORDINATOR.rank:
             company[COORDINATOR.name] = Coordinator(
-                make_study, folder, identity, environment(place, train), choose_view(progress), limits, Claim
+                make_study,
+                folder,
+                identity,
+                environment(place, train),
+                choose_view(progress),
+                limits,
+                Claim,
+                callbacks=told,
             )
         if rank != COORDINATOR.rank or not dedicated_coordinator or size == 1:
             company[TRAINER] = Trainer(
@@ -149,7 +159,13 @@ def run(
             )
         return company
 
-    run_actors(cast)
+    told = Callbacks(callbacks)
+    try:
+        run_actors(cast)
+    finally:  # after all ranks have left each other, as it may take a while
+        told.close()
+        for trouble in told.troubles():
+            print(trouble, file=sys.stderr, flush=True)
     return Result(folder)
 
 
