@@ -18,6 +18,7 @@ WHAT = {
     "messages": "actor messages against bare mpi4py; aims: 0.6 of its rate, 3 times its round trip",
     "idle": "what waiting costs; aims: below 2 % of a core, `openhpo --help` below 0.3 s",
     "latency": "from a stage's end to the next one's start; aims: below 0.7 ms, with a busy coordinator below 0.1 ms",
+    "looking": "what reports and watching cost; aims: 15 s, 10 MB and 3 s to the first chart for 10,000 trials",
     "noisy": "searches whose results are noisy; aims: BOHB before Hyperband on counting ones, a better choice by replicates",
     "reports": "reports a second through one coordinator into the study file; aim: 100,000",
     "search": "how good suggestions are, and what they cost; aims: no worse than Optuna's, TPE below 1 ms at 1,000 trials",

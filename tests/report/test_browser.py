@@ -1,0 +1,69 @@
+"""The page in a browser: every chart is drawn, nothing complains, nothing is cut off. Needs Chromium or Chrome."""
+
+import importlib.util
+import shutil
+
+import pytest
+
+from openhpo.report.page import write_report
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(
+    BROWSER is None or importlib.util.find_spec("playwright") is None, reason="needs Chromium and playwright"
+)
+# WebGL without a graphics card
+FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.mark.parametrize("which", ["asha", "population", "replicated"])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
+def test_every_chart_is_drawn_without_a_complaint_and_fits(which, width, scheme, browser, request, tmp_path):
+    path = write_report(request.getfixturevalue(which).path, tmp_path / "report.html")
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    said = []
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    requests = []
+    page.on("request", lambda sent: requests.append(sent.url))
+    page.goto(path.as_uri())
+    page.evaluate("drawAll()")
+    page.wait_for_function("[...document.querySelectorAll('.chart')].every((chart) => chart.dataset.drawn)", timeout=60_000)
+    charts = page.evaluate(
+        "[...document.querySelectorAll('.chart')].map((chart) => [chart.id, chart.querySelectorAll('svg, canvas').length])"
+    )
+    assert len(charts) >= 7
+    assert all(parts > 0 for _, parts in charts)
+    assert [text for text in said if "GPU stall" not in text] == []
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    text, back = page.evaluate(
+        "[getComputedStyle(document.querySelector('.chart text')).fill, getComputedStyle(document.body).backgroundColor]"
+    )
+    light = [sum(int(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]) > 382 for colour in (text, back)]
+    assert light == ([True, False] if scheme == "dark" else [False, True])
+    page.close()
+
+
+def test_a_choice_changes_what_is_shown(browser, asha, tmp_path):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(write_report(asha.path, tmp_path / "report.html").as_uri())
+    page.evaluate("drawAll()")
+    page.wait_for_function("document.querySelector('#chart-slices').dataset.drawn", timeout=60_000)
+    title = "document.querySelector('#chart-slices').layout.xaxis.title.text"
+    assert page.evaluate(title) == "lr"
+    page.evaluate("document.querySelector('#chart-slices').scrollIntoView()")
+    page.click("#chart-slices .updatemenu-header")
+    page.click("#chart-slices .updatemenu-dropdown-button >> nth=1")
+    page.wait_for_function(f"{title} !== 'lr'", timeout=10_000)
+    page.close()
