@@ -25,7 +25,8 @@ def test_the_token_goes_round_in_one_process(run, capsys):
 def test_the_token_goes_round_over_mpi(mpi):
     done = mpi.run(3, str(SCRIPT))
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()) == sorted(EXPECTED)
+    # a launcher may put a line of one rank between another one's text and its end of line
+    assert sorted(re.findall(r"rank \d has the token after \d hops", done.stdout)) == sorted(EXPECTED)
 
 
 def test_readme_shows_this_very_code():
