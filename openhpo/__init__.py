@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from openhpo.actors import handles as handles
     from openhpo.actors import run_actors as run_actors
     from openhpo.callbacks import Callback as Callback
+    from openhpo.callbacks import MLflow as MLflow
     from openhpo.callbacks import TensorBoard as TensorBoard
     from openhpo.engines import ASHA as ASHA
     from openhpo.engines import Engine as Engine
@@ -72,7 +73,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "actors": "Actor ActorFailed Address Message PeerLost WorkDone WorkFailed handles run_actors",
-    "callbacks": "Callback TensorBoard",
+    "callbacks": "Callback MLflow TensorBoard",
     "engines": "ASHA Engine Full Hyperband LearningCurveMatching MedianStopping PopulationBased Request SuccessiveHalving",
     "errors": "UserError",
     "launch": "run",

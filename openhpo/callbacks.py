@@ -6,6 +6,7 @@ they raise is shown once and ends that callback, not the study.
 
 from __future__ import annotations
 
+import importlib.util
 import queue
 import threading
 import time
@@ -149,3 +150,39 @@ class TensorBoard(Callback):
                     writer.file_writer.add_summary(summary)
             self._writers[trial] = writer
         return self._writers[trial]
+
+
+class MLflow(Callback):
+    """Log to an MLflow server or store, a run a trial. Needs `pip install openhpo[mlflow]`.
+
+    Args:
+        uri: Of the tracking server or store; by default mlflow.db in the study's folder.
+        experiment: Its name; the study's folder's by default.
+        every: Seconds that metrics of a trial that trains may wait.
+    """
+
+    def __init__(self, uri: str | None = None, experiment: str | None = None, every: float = 10.0) -> None:
+        if importlib.util.find_spec("mlflow") is None:
+            raise UserError("MLflow(...) needs MLflow: pip install 'openhpo[mlflow]'")
+        self._uri = uri
+        self._experiment = experiment
+        self._every = every
+        self._runs: Any = None
+        self._sent: dict[int, float] = {}
+
+    def on_start(self, folder: Path, definition: Mapping[str, Any]) -> None:
+        from openhpo.mlflow import Runs
+
+        self._runs = Runs(self._uri or f"sqlite:///{folder / 'mlflow.db'}", self._experiment or folder.name or "study")
+
+    def on_trial(self, trial: int, config: Mapping[str, Any]) -> None:
+        self._runs.begin(trial, config)
+
+    def on_report(self, trial: int, step: int, metrics: Mapping[str, float]) -> None:
+        self._runs.log(trial, step, metrics)
+        if time.monotonic() - self._sent.setdefault(trial, time.monotonic()) > self._every:
+            self._sent[trial] = time.monotonic()
+            self._runs.send(trial)
+
+    def on_rest(self, trial: int, state: State) -> None:
+        self._runs.end(trial, state)

@@ -1,11 +1,17 @@
 """Callbacks are told what happens, in order, and cannot harm the study."""
 
+import ast
 import importlib.util
+import math
+import sys
 import threading
 
+import numpy
 import pytest
 
 import openhpo as hpo
+
+from .conftest import finished
 
 SPACE = hpo.Space({"x": hpo.Float((0.0, 1.0))})
 
@@ -132,3 +138,20 @@ def test_tensorboard_gets_a_run_a_trial(tmp_path):
     runs = sorted(path.name for path in (tmp_path / "s/tensorboard").iterdir())
     reported = sorted(set(result.tables.reports["trial"].tolist()))
     assert runs == [f"trial-{trial:05d}" for trial in reported]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs MLflow")
+def test_mlflow_gets_a_run_a_trial(tmp_path):
+    result = run(tmp_path / "s", hpo.MLflow())
+    code = (
+        "import sys\nfrom mlflow import MlflowClient\n"
+        "client = MlflowClient(f'sqlite:///{sys.argv[1]}')\n"
+        "(experiment,) = [each for each in client.search_experiments() if each.name == 's']\n"
+        "runs = client.search_runs([experiment.experiment_id])\n"
+        "print(sorted((int(run.data.tags['openhpo.trial']), run.data.metrics.get('loss')) for run in runs))\n"
+    )
+    done = finished([sys.executable, "-c", code, str(tmp_path / "s/mlflow.db")], 120)
+    assert done.returncode == 0, done.stderr
+    curves = result.curves()
+    last = [(trial, None if math.isnan(told[0]) else told[~numpy.isnan(told)][-1]) for trial, told in enumerate(curves)]
+    assert ast.literal_eval(done.stdout.splitlines()[-1]) == last

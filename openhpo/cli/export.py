@@ -19,6 +19,7 @@ class Format(StrEnum):
     JSON = "json"
     OPTUNA = "optuna"
     TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
 
 
 def export(
@@ -27,7 +28,7 @@ def export(
         Format,
         typer.Option(
             help="csv and parquet: a file for trials and one for learning curves; json: one file; "
-            "optuna: a database that optuna-dashboard opens; tensorboard: scalars and hparams."
+            "optuna: a database that optuna-dashboard opens; tensorboard: scalars and hparams; mlflow: a tracking store."
         ),
     ],
     into: Annotated[str | None, typer.Option(metavar="PATH", help="Where.", show_default="export-FORMAT in STUDY")] = None,

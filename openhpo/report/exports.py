@@ -58,6 +58,13 @@ def curve_rows(result: Result) -> Iterator[dict[str, Any]]:
             yield {"trial": trial, "step": step, **{name: metrics.get(name) for name in result.metrics}}
 
 
+def _moments(result: Result) -> dict[tuple[int, int], float]:
+    """When each trial reported each step."""
+    reports = result.tables.reports
+    trials, steps, times = (reports[name].tolist() for name in ("trial", "step", "time"))
+    return dict(zip(zip(trials, steps, strict=True), times, strict=True))
+
+
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
@@ -200,15 +207,7 @@ def to_tensorboard(result: Result, path: Path) -> Iterator[Path]:
     from tensorboardX.summary import hparams
 
     numbers, folder = Numbers(result), _new(path)
-    times = result.tables.reports["time"]
-    first = result.tables.began
-    seconds = dict(
-        zip(
-            zip(result.tables.reports["trial"].tolist(), result.tables.reports["step"].tolist(), strict=True),
-            times.tolist(),
-            strict=True,
-        )
-    )
+    first, seconds = result.tables.began, _moments(result)
     for one in numbers.candidates:
         for trial in range(one.number * result.replicates, (one.number + 1) * result.replicates):
             with SummaryWriter(str(folder / f"trial-{trial:05d}")) as writer:
@@ -223,10 +222,32 @@ def to_tensorboard(result: Result, path: Path) -> Iterator[Path]:
     yield folder
 
 
+# ---- MLflow
+
+
+def to_mlflow(result: Result, path: Path) -> Iterator[Path]:
+    """An SQLite tracking store: an experiment with a run a trial, its metrics by step, and hyperparameters as parameters."""
+    from openhpo.mlflow import Runs
+
+    file = path if path.suffix in (".db", ".sqlite3") else _new(path) / "mlflow.db"
+    file.unlink(missing_ok=True)
+    runs = Runs(f"sqlite:///{file}", result.path.name or "study")
+    numbers, tables = Numbers(result), result.tables
+    seconds = _moments(result)
+    for one in numbers.candidates:
+        for trial in range(one.number * result.replicates, (one.number + 1) * result.replicates):
+            runs.begin(trial, one.config, tables.began + one.began)
+            for step, metrics in result.reports(trial):
+                runs.log(trial, step, metrics, tables.began + seconds.get((trial, step), one.ended))
+            runs.end(trial, result.states[trial], tables.began + one.ended)
+    yield file
+
+
 EXPORTS: dict[str, Callable[[Result, Path], Iterator[Path]]] = {
     "csv": to_csv,
     "parquet": to_parquet,
     "json": to_json,
     "optuna": to_optuna,
     "tensorboard": to_tensorboard,
+    "mlflow": to_mlflow,
 }

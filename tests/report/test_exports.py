@@ -91,3 +91,56 @@ print(json.dumps(found))
         assert "_hparams_/session_start_info" in tags
         best = Numbers(replicated).candidates[trial // 2].value
         assert math.isnan(best) or scalars["best/val_loss"] == pytest.approx([best], rel=1e-6)
+
+
+@needs("optuna")
+@needs("optuna_dashboard")
+@pytest.mark.filterwarnings("ignore")  # of what it uses itself
+def test_optuna_dashboard_shows_the_same_trials(asha, tmp_path):
+    from wsgiref.util import setup_testing_defaults
+
+    from optuna_dashboard import wsgi
+
+    (file,) = EXPORTS["optuna"](asha, tmp_path / "study.db")
+    application = wsgi(f"sqlite:///{file}")
+
+    def asked(path, query=""):
+        environment, status = {"PATH_INFO": path, "QUERY_STRING": query}, []
+        setup_testing_defaults(environment)
+        body = b"".join(application(environment, lambda said, headers, error=None: status.append(said)))
+        assert status == ["200 OK"]
+        return json.loads(body)
+
+    (study,) = asked("/api/studies")["study_summaries"]
+    shown = asked(f"/api/studies/{study['study_id']}", "after=0")
+    assert len(shown["trials"]) == len(asha.configs)
+    values = {trial["number"]: trial["values"][0] for trial in shown["trials"] if trial["state"] == "Complete"}
+    numbers = Numbers(asha)
+    assert values == {one.number: one.value for one in numbers.candidates if one.state.value == "done"}
+
+
+@needs("mlflow")
+def test_mlflow_reads_the_same_metrics_and_parameters(replicated, tmp_path):
+    code = """
+import json, sys
+from mlflow import MlflowClient
+client = MlflowClient(f"sqlite:///{sys.argv[1]}")
+(experiment,) = [each for each in client.search_experiments() if each.name != "Default"]
+found = {}
+for run in client.search_runs([experiment.experiment_id], max_results=1000):
+    history = {name: [[m.step, m.value] for m in client.get_metric_history(run.info.run_id, name)] for name in run.data.metrics}
+    found[run.data.tags["openhpo.trial"]] = [run.data.params, history, run.info.status]
+print(json.dumps(found))
+"""
+    (file,) = EXPORTS["mlflow"](replicated, tmp_path / "runs.db")
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    curves = replicated.curves()
+    assert len(found) == len(curves)
+    for trial, told in enumerate(curves):
+        parameters, history, status = found[str(trial)]
+        assert parameters == {name: str(value) for name, value in replicated.configs[trial].items()}
+        steps = numpy.flatnonzero(~numpy.isnan(told)).tolist()
+        assert sorted(history.get("val_loss", [])) == [[step + 1, told[step]] for step in steps]
+        assert (status == "FAILED") == (replicated.states[trial].value == "failed")
