@@ -1,7 +1,10 @@
 """The page in a browser: every chart is drawn, nothing complains, nothing is cut off. Needs Chromium or Chrome."""
 
 import importlib.util
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -67,3 +70,15 @@ def test_a_choice_changes_what_is_shown(browser, asha, tmp_path):
     page.click("#chart-slices .updatemenu-dropdown-button >> nth=1")
     page.wait_for_function(f"{title} !== 'lr'", timeout=10_000)
     page.close()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("kaleido") is None, reason="needs kaleido")
+@pytest.mark.parametrize(("kind", "begins"), [("png", b"\x89PNG"), ("svg", b"<svg")])
+def test_each_chart_can_be_had_as_a_file(kind, begins, replicated, tmp_path):
+    command = [sys.executable, "-m", "openhpo", "report", str(replicated.path), "--figures", str(tmp_path), "--format", kind]
+    environment = {**os.environ, "BROWSER_PATH": str(BROWSER)}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=180, env=environment)
+    assert done.returncode == 0, done.stderr
+    files = sorted(path.stem for path in tmp_path.glob(f"*.{kind}"))
+    assert {"history", "curves", "parallel", "contributions", "slices", "timeline"} <= set(files)
+    assert all(path.read_bytes().startswith(begins) for path in tmp_path.glob(f"*.{kind}"))

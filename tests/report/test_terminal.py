@@ -1,5 +1,6 @@
 """What the commands print, and what `watch` draws in a terminal of 80 by 24."""
 
+import contextlib
 import csv
 import io
 import json
@@ -59,6 +60,51 @@ def test_a_population_is_shown_by_its_members(population):
     text = "\n".join(line.plain for line in screen(Numbers(population), 80, 24))
     assert "exploits; members, the best first" in text
     assert f"{population.best.value:.5g}" in text
+
+
+RUNNING = """
+import sys, threading
+import openhpo as hpo
+
+def train(trial):
+    for step in range(5):
+        yield {"val_loss": 1 / (step + 1)}
+    threading.Event().wait(300)
+
+space = hpo.Space({"lr": hpo.Float((0.0, 1.0))})
+hpo.run(train, space, hpo.Minimize("val_loss"), engine=hpo.Full(9), trials=4, study=sys.argv[1], progress=False)
+"""
+
+
+@pytest.fixture
+def running(tmp_path):
+    """The folder of a study with a trial in training, which has reported five steps."""
+    folder = tmp_path / "running"
+    process = subprocess.Popen([sys.executable, "-c", RUNNING, str(folder)])
+    deadline = time.monotonic() + 60
+    try:
+        while not (folder / "study.h5").exists() or len(hpo.load(folder).tables.reports) < 5:
+            assert time.monotonic() < deadline
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"the study ended with {process.wait(0.05)}")
+        yield folder
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_trains_now_is_shown_with_its_curve_and_its_rank(running):
+    numbers = Numbers(hpo.load(running))
+    text = "\n".join(line.plain for line in screen(numbers, 80, 24))
+    assert "running  running" in text
+    assert "ranks 1/1 busy  ■" in text
+    (line,) = [line for line in text.splitlines() if "rank 0 " in line]
+    assert "step     5" in line
+    assert "█" in line
+    assert "▁" in line
+    status = said("status", running)
+    assert "1 of 1 busy" in status
+    assert "0 done, 1 running" in status
 
 
 # ---- watch
