@@ -118,15 +118,8 @@ def history(numbers: Numbers) -> Chart | None:
     figure = _figure(f"{_whose(numbers)}s begun", _what(numbers))
     for name, colour, everyone in _sides(numbers):
         group = _thinned(everyone, math.ceil(MOST_LINES * len(everyone) / len(numbers.candidates)))
-        figure.add_scatter(
-            x=numpy.array([one.number + 1 for one in group], numpy.int32),
-            y=_small([one.value for one in group]),
-            mode="markers",
-            name=name,
-            marker=_dots(colour, group),
-            customdata=_numbers(group),
-            hovertemplate=f"{_whose(numbers)} %{{customdata}}: %{{y:.6g}}<extra></extra>",
-        )
+        x = numpy.array([one.number + 1 for one in group], numpy.int32)
+        figure.add_scatter(**_cloud(numbers, name, colour, group, x, _small([one.value for one in group])))
     ends = {
         "trials": float(len(numbers.candidates)),
         "steps": float(numbers.costs.trained),
@@ -228,11 +221,22 @@ def _small(values: Any) -> NDArray[Any]:
     return found if (numpy.abs(found) > numpy.finfo(numpy.float32).max).any() else found.astype(numpy.float32)
 
 
-def _dots(colour: str, group: Sequence[Candidate]) -> dict[str, Any]:
-    """Markers: the best large, many small and faint."""
+def _cloud(numbers: Numbers, name: str, colour: str, group: Sequence[Candidate], x: Any, y: Any) -> dict[str, Any]:
+    """Candidates as dots: the best large, many small and faint."""
+    marker: dict[str, Any] = {"color": colour, "size": 6, "opacity": 0.8}
     if colour == ORANGE:
-        return {"color": colour, "size": 12}
-    return {"color": colour, "size": 4, "opacity": 0.5} if len(group) > 500 else {"color": colour, "size": 6, "opacity": 0.8}
+        marker = {"color": colour, "size": 12}
+    elif len(group) > 500:
+        marker = {"color": colour, "size": 4, "opacity": 0.5}
+    return {
+        "x": x,
+        "y": y,
+        "mode": "markers",
+        "name": name,
+        "marker": marker,
+        "customdata": _numbers(group),
+        "hovertemplate": f"{_whose(numbers)} %{{customdata}}: %{{y:.5g}} at %{{x}}<extra></extra>",
+    }
 
 
 def _numbers(group: Sequence[Candidate]) -> NDArray[numpy.int32]:
@@ -362,16 +366,8 @@ def slices(numbers: Numbers) -> Chart | None:
     for place, name in enumerate(names):
         for kind, colour, group in groups:
             there = [one for one in group if one.config.get(name) is not None]
-            figure.add_scattergl(
-                x=_plotted(numbers, name, there),
-                y=_small([one.value for one in there]),
-                mode="markers",
-                name=kind,
-                marker=_dots(colour, group),
-                customdata=_numbers(there),
-                hovertemplate=f"{_whose(numbers)} %{{customdata}}: %{{y:.5g}} at %{{x}}<extra></extra>",
-                visible=place == 0,
-            )
+            x, y = _plotted(numbers, name, there), _small([one.value for one in there])
+            figure.add_scattergl(**_cloud(numbers, kind, colour, there, x, y), visible=place == 0)
         visible = [other == place for other in range(len(names)) for _ in groups]
         layout = {"xaxis.title.text": name, **_scale(numbers, name)}
         buttons.append({"label": name, "method": "update", "args": [{"visible": visible}, layout]})
@@ -507,16 +503,8 @@ def against(numbers: Numbers) -> Chart | None:
     for place, (one, other) in enumerate(pairs):
         for kind, colour, group in groups:
             mine = [each.number for each in group]
-            figure.add_scattergl(
-                x=_small(numbers.metrics[one][mine]),
-                y=_small(numbers.metrics[other][mine]),
-                mode="markers",
-                name=kind,
-                marker=_dots(colour, group),
-                customdata=_numbers(group),
-                hovertemplate=f"{_whose(numbers)} %{{customdata}}: %{{x:.5g}}, %{{y:.5g}}<extra></extra>",
-                visible=place == 0,
-            )
+            x, y = _small(numbers.metrics[one][mine]), _small(numbers.metrics[other][mine])
+            figure.add_scattergl(**_cloud(numbers, kind, colour, group, x, y), visible=place == 0)
         layout = {"xaxis.title.text": one, "yaxis.title.text": other, "xaxis.autorange": True, "yaxis.autorange": True}
         visible = [mine == place for mine in range(len(pairs)) for _ in groups]
         buttons.append({"label": f"{one} × {other}", "method": "update", "args": [{"visible": visible}, layout]})
