@@ -66,7 +66,10 @@ def trials(
         writer.writeheader()
         writer.writerows(rows)
     else:
-        _show(rows, names, len(numbers.candidates))
+        metric = str(numbers.objective.metric)
+        asked = [sort, *(text.split()[0] for text in where or [] if text.split())]  # what somebody asks for matters to them
+        first = [name for name in ("trial", "state", "steps", metric, *asked, *numbers.hyperparameters) if name in names]
+        _show(rows, list(dict.fromkeys([*first, *names])), len(numbers.candidates))
 
 
 def rows_of(numbers: Numbers) -> list[dict[str, Any]]:
@@ -78,7 +81,7 @@ def rows_of(numbers: Numbers) -> list[dict[str, Any]]:
             "trial": one.number,
             "state": one.state.value,
             "steps": one.steps,
-            "step": one.step,
+            "best_step": one.step,
             "met": one.met,
         }
         row |= {str(numbers.objective.metric): one.value} | metrics | {"wall_seconds": one.ended - one.began}
