@@ -186,3 +186,7 @@ class MLflow(Callback):
 
     def on_rest(self, trial: int, state: State) -> None:
         self._runs.end(trial, state)
+
+    def on_end(self, phase: str) -> None:
+        if self._runs is not None:
+            self._runs.close()

@@ -175,13 +175,13 @@ class Coordinator(Actor):
             self._hold = self._claim(self._folder)
             there = self._what_is_there(definition)  # another run may have gone on with it while this one waited
         self._scheduler = Scheduler(self._study)
+        self._callbacks.tell("on_start", self._folder, definition)
         if there is None:
             self._writer = self._make_writer(self._folder, definition, self._environment)
             self._writer.event(schema.STARTED, 0.0, step=self._study.total)
         else:
             self._continue(there, definition)
         self._flush()
-        self._callbacks.tell("on_start", self._folder, definition)
         self._view.show(self._progress())
         self._next_tick()
         if self._limits.time_limit is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
+import re
 import time
 import warnings
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any
 from openhpo.errors import UserError
 from openhpo.stages import State
 
-BATCH = 1000  # metrics that MLflow takes at once
+BATCH, PARAMS = 1000, 100  # metrics and parameters that MLflow takes at once
 _ENDS = {State.DONE: "FINISHED", State.STOPPED: "KILLED", State.PAUSED: "KILLED", State.FAILED: "FAILED"}
 
 
@@ -42,6 +43,7 @@ class Runs:
         self._experiment = self._client.create_experiment(name) if there is None else there.experiment_id
         self._runs: dict[int, str] = {}
         self._waiting: dict[int, list[Any]] = {}
+        self._ended: set[int] = set()
 
     def begin(self, trial: int, config: Mapping[str, Any], at: float | None = None) -> None:
         """A trial begins, `at` so many seconds since 1970."""
@@ -49,7 +51,9 @@ class Runs:
 
         tags = {"mlflow.runName": f"trial {trial}", "openhpo.trial": str(trial)}
         run = self._client.create_run(self._experiment, start_time=_milliseconds(at), tags=tags).info.run_id
-        self._client.log_batch(run, params=[Param(name, str(value)) for name, value in config.items()])
+        params = [Param(_name(name), str(value)) for name, value in config.items()]
+        for start in range(0, len(params), PARAMS):
+            self._client.log_batch(run, params=params[start : start + PARAMS])
         self._runs[trial], self._waiting[trial] = run, []
 
     def log(self, trial: int, step: int, metrics: Mapping[str, float], at: float | None = None) -> None:
@@ -59,8 +63,9 @@ class Runs:
         if trial not in self._runs:  # begun by a run before this one
             self.begin(trial, {})
         time = _milliseconds(at)
+        self._ended.discard(trial)
         waiting = self._waiting[trial]
-        waiting += [Metric(name, value, time, step) for name, value in metrics.items() if not math.isnan(value)]
+        waiting += [Metric(_name(name), value, time, step) for name, value in metrics.items() if not math.isnan(value)]
         if len(waiting) > BATCH // 2:
             self.send(trial)
 
@@ -76,6 +81,17 @@ class Runs:
             self.send(trial)
             self._client.set_tag(self._runs[trial], "openhpo.state", state.value)
             self._client.set_terminated(self._runs[trial], _ENDS.get(state, "RUNNING"), _milliseconds(at))
+            self._ended.add(trial)
+
+    def close(self) -> None:
+        """The run ends, and with it what is still in training."""
+        for trial in self._runs.keys() - self._ended:
+            self.end(trial, State.PAUSED)
+
+
+def _name(name: str) -> str:
+    """A name as MLflow takes it."""
+    return re.sub(r"[^\w\-. /]", "_", name)
 
 
 def _milliseconds(at: float | None) -> int:

@@ -71,6 +71,15 @@ def test_a_study_that_is_continued_tells_what_is_new(tmp_path):
     assert {each[1] for each in notes.told if each[0] == "report"} <= {12, 13, 14}
 
 
+def test_the_beginning_is_told_first_also_of_a_study_that_is_continued(tmp_path):
+    options = {"engine": hpo.Full(3), "trials": 100_000}
+    assert run(tmp_path / "s", time_limit=0.3, **options).phase == "suspended"
+    notes = Notes()
+    run(tmp_path / "s", notes, time_limit=0.3, **options)
+    assert notes.told[0] == ("start", "s", 100_000)
+    assert notes.told[-1] == ("end", "suspended")
+
+
 def test_one_that_raises_is_shown_and_told_nothing_more_and_the_others_are(tmp_path, capfd):
     class Broken(hpo.Callback):
         calls = 0

@@ -57,8 +57,8 @@ def _table(groups: Sequence[Group], by: str) -> list[dict[str, Any]]:
             {
                 "name": group.name,
                 "studies": [str(numbers.result.path) for numbers in group.members],
-                "best": group.ends[0],
-                "spread": group.ends[1],
+                "best": None if group.ends[0] is None else _plain(group.ends[0]),
+                "spread": None if group.ends[1] is None else _plain(group.ends[1]),
                 "at": [
                     {by: point, "mean": _plain(one), "spread": _plain(other)}
                     for point, one, other in zip(points.tolist(), mean.tolist(), spread.tolist(), strict=True)

@@ -143,11 +143,11 @@ def as_dict(result: Result, trials: list[Best]) -> dict[str, Any]:
         "best": [
             {
                 "trial": found.trial,
-                "value": found.value,
+                "value": found.value if math.isfinite(found.value) else None,
                 "step": found.step,
                 "feasible": found.feasible,
                 "config": found.config,
-                "metrics": result.metrics_of(found),
+                "metrics": {name: value for name, value in result.metrics_of(found).items() if math.isfinite(value)},
                 **({} if math.isnan(found.error) else {"standard_error": found.error}),
             }
             for found in trials
@@ -157,6 +157,7 @@ def as_dict(result: Result, trials: list[Best]) -> dict[str, Any]:
 
 def show_best(result: Result, top: int) -> None:
     """Print the best trials: one as a list, several as a table."""
+    from rich.markup import escape
     from rich.table import Table
 
     out = console()
@@ -173,10 +174,10 @@ def show_best(result: Result, top: int) -> None:
     else:
         title = "trial" if result.replicates == 1 else "configuration"
         names = list(dict.fromkeys(name for one in found for name in one.config))
-        table = Table(title, str(result.objective.metric), "step", *names)
+        table = Table(title, escape(str(result.objective.metric)), "step", *map(escape, names))
         for one in found:
             table.add_row(
-                str(one.trial), f"{one.value:.6g}", str(one.step), *(_short(one.config.get(name, "")) for name in names)
+                str(one.trial), f"{one.value:.6g}", str(one.step), *(escape(_short(one.config.get(name, ""))) for name in names)
             )
         out.print(table)
     if failures:

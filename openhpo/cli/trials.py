@@ -19,6 +19,8 @@ from openhpo.errors import UserError, meant
 if TYPE_CHECKING:
     from openhpo.report.numbers import Numbers
 
+OWN = ("trial", "state", "steps", "best_step", "met")
+ABSENT = 2  # the place of what has no value
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -52,11 +54,12 @@ def trials(
     for text in where or []:
         rows = [row for row in rows if _holds(text, row, names)]
     if sort == "best":
-        rows.sort(key=lambda row: numbers.candidates[row["trial"]].score)
+        rows.sort(key=lambda row: numbers.candidates[row["trial"]].score, reverse=reverse)
     else:
         _known(sort, names)
-        rows.sort(key=lambda row: _order(row.get(sort)))
-    rows = (rows[::-1] if reverse else rows)[:top]
+        rows.sort(key=lambda row: _order(row.get(sort)), reverse=reverse)
+        rows.sort(key=lambda row: _order(row.get(sort))[0] == ABSENT)
+    rows = rows[:top]
     if json_:
         print(json.dumps([{name: _plain(value) for name, value in row.items()} for row in rows], indent=2))
     elif csv_:
@@ -67,7 +70,7 @@ def trials(
         writer.writerows(rows)
     else:
         metric = str(numbers.objective.metric)
-        asked = [sort, *(text.split()[0] for text in where or [] if text.split())]  # what somebody asks for matters to them
+        asked = [sort, *(_parts(text, names)[0] for text in where or [])]  # what somebody asks for matters to them
         first = [name for name in ("trial", "state", "steps", metric, *asked, *numbers.hyperparameters) if name in names]
         _show(rows, list(dict.fromkeys([*first, *names])), len(numbers.candidates))
 
@@ -84,8 +87,10 @@ def rows_of(numbers: Numbers) -> list[dict[str, Any]]:
             "best_step": one.step,
             "met": one.met,
         }
-        row |= {str(numbers.objective.metric): one.value} | metrics | {"wall_seconds": one.ended - one.began}
-        found.append({**row, **{name: value for name, value in one.config.items() if name not in row}})
+        others = {str(numbers.objective.metric): one.value} | metrics | {"wall_seconds": one.ended - one.began} | one.config
+        for name, value in others.items():  # one that is called as something else here gets a name of its own
+            row[f"{name} (own)" if name in OWN else name] = value
+        found.append(row)
     return found
 
 
@@ -95,10 +100,7 @@ def _known(name: str, names: Sequence[str]) -> None:
 
 
 def _holds(text: str, row: Mapping[str, Any], names: Sequence[str]) -> bool:
-    found = re.fullmatch(r"\s*(.+?)\s*(<=|>=|==|!=|<|>|=)\s*(.+?)\s*", text)
-    if found is None:
-        raise UserError(f"--where takes a comparison such as 'lr < 0.1' or 'state == failed', not {text!r}")
-    name, sign, wanted = found.groups()
+    name, sign, wanted = _parts(text, names)
     _known(name, names)
     value = row.get(name)
     if value is None:
@@ -111,9 +113,19 @@ def _holds(text: str, row: Mapping[str, Any], names: Sequence[str]) -> bool:
         raise UserError(f"--where {text!r}: {name} is a number, and {wanted!r} is none") from None
 
 
+def _parts(text: str, names: Sequence[str]) -> tuple[str, str, str]:
+    """Name, sign and value of a comparison; a name may itself have a sign in it, as that of a first step has."""
+    known = [name for name in names if re.match(rf"\s*{re.escape(name)}\s*[<>=!]", text)]
+    name = re.escape(max(known, key=len)) if known else ".+?"
+    found = re.fullmatch(rf"\s*({name})\s*(<=|>=|==|!=|<|>|=)\s*(.+?)\s*", text)
+    if found is None:
+        raise UserError(f"--where takes a comparison such as 'lr < 0.1' or 'state == failed', not {text!r}")
+    return found[1], found[2], found[3]
+
+
 def _order(value: Any) -> tuple[int, float, str]:
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return (2, 0.0, "")
+        return (ABSENT, 0.0, "")
     return (1, 0.0, value) if isinstance(value, str) else (0, float(value), "")
 
 

@@ -188,7 +188,7 @@ def curves(numbers: Numbers) -> Chart | None:
             x=x,
             y=y,
             mode="lines+markers" if x.size <= 3 * len(chosen) else "lines",
-            name="still running or paused" if name == "stopped" and not result.finished else name,
+            name="stopped, or to go on" if name == "stopped" and not result.finished else name,
             line={"color": colour, "width": width},
             marker={"size": 3},
             opacity=opacity,
@@ -248,7 +248,8 @@ def _numbers(group: Sequence[Candidate]) -> NDArray[numpy.int32]:
 
 def parallel(numbers: Numbers) -> Chart | None:
     """Parallel coordinates."""
-    names = numbers.rank(numbers.hyperparameters, MOST_AXES)
+    there = {name for one in _scored(numbers) for name in one.config}
+    names = numbers.rank([name for name in numbers.hyperparameters if name in there], MOST_AXES)
     groups = _sides(numbers)
     if not names or not groups:
         return None
@@ -297,6 +298,8 @@ def _thinned(group: list[Candidate], most: int) -> list[Candidate]:
 def _axis(numbers: Numbers, name: str, values: list[Any]) -> dict[str, Any]:
     if numbers.is_number(name):
         there = [value for value in values if value is not None]
+        if not there:  # inactive in all that are drawn
+            return {"label": name, "values": _small([0.0] * len(values)), "tickvals": [0], "ticktext": ["(inactive)"]}
         log = numbers.logarithmic(name) and min(there) > 0
         places = [math.nan if value is None else math.log10(value) if log else float(value) for value in values]
         column = numpy.array(places)
@@ -476,7 +479,8 @@ def _surface(
         axes.append((places, float(places.min()), float(places.max())))
     points = numpy.stack([(places - low) / (high - low) for places, low, high in axes], axis=1)
     unit = numpy.linspace(0.0, 1.0, GRID)
-    values = _clipped(numpy.array([each.value for each in there]))
+    sign = numbers.objective.sign
+    values = sign * _clipped(sign * numpy.array([each.value for each in there]))
     try:
         z = griddata(points, values, tuple(numpy.meshgrid(unit, unit)), method="linear")
     except (QhullError, ValueError):  # all on one line
@@ -487,7 +491,7 @@ def _surface(
 
 
 def _clipped(values: NDArray[Any]) -> NDArray[Any]:
-    """Without the values of diverged trainings, which would take all of the scale."""
+    """Losses without those of diverged trainings, which would take all of the scale."""
     low, high = numpy.quantile(values, (0.0, 0.9))
     return numpy.clip(values, low - 0.2 * (high - low), high + 0.2 * (high - low)) if high > low else values
 
@@ -570,7 +574,8 @@ def lineage(numbers: Numbers) -> Chart | None:
     best = numbers.best
     if best is not None and best.step:
         spans = result.lineage(best.number, best.step)
-        rows = numpy.array([curves[best.number, step] for step in range(best.step)])
+        assert result.best is not None
+        rows = _small(result.best.curve[: best.step])  # of the model that was best, which it may have given up since
         figure.add_scatter(
             x=numpy.arange(1.0, best.step + 1),
             y=rows,
@@ -598,7 +603,7 @@ def schedules(numbers: Numbers) -> Chart | None:
     figure, buttons = _figure("step", names[0]), []
     for place, name in enumerate(names):
         xs = [float(edge) for span in spans for edge in (span.start, span.stop)]
-        ys = [float(span.config[name]) for span in spans for _ in range(2)]
+        ys = [float(span.config.get(name, math.nan)) for span in spans for _ in range(2)]
         figure.add_scatter(
             x=numpy.array(xs),
             y=numpy.array(ys),

@@ -52,6 +52,7 @@ class Group:
     def ends(self) -> tuple[float | None, float | None]:
         """The best of each at its end: mean and standard deviation."""
         values = [numbers.best.value for numbers in self.members if numbers.best is not None]
+        values = [value for value in values if math.isfinite(value)]
         if not values:
             return None, None
         return float(numpy.mean(values)), float(numpy.std(values, ddof=1)) if len(values) > 1 else None

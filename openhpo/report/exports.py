@@ -66,7 +66,7 @@ def _moments(result: Result) -> dict[tuple[int, int], float]:
 
 
 def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+    return float(value) if math.isfinite(value) else None
 
 
 def to_csv(result: Result, path: Path) -> Iterator[Path]:
@@ -99,7 +99,8 @@ def to_json(result: Result, path: Path) -> Iterator[Path]:
     file = path if path.suffix == ".json" else _new(path) / "study.json"
     curves: dict[int, list[dict[str, Any]]] = {}
     for row in curve_rows(result):
-        curves.setdefault(row["trial"], []).append({name: value for name, value in row.items() if name != "trial"})
+        told = {name: _number(row[name]) for name in result.metrics if row[name] is not None}
+        curves.setdefault(row["trial"], []).append({"step": row["step"], **told})
     trials = [
         {
             "trial": one.number,
@@ -210,6 +211,8 @@ def to_tensorboard(result: Result, path: Path) -> Iterator[Path]:
     first, seconds = result.tables.began, _moments(result)
     for one in numbers.candidates:
         for trial in range(one.number * result.replicates, (one.number + 1) * result.replicates):
+            for old in (folder / f"trial-{trial:05d}").glob("events.out.tfevents.*"):
+                old.unlink()
             with SummaryWriter(str(folder / f"trial-{trial:05d}")) as writer:
                 for step, metrics in result.reports(trial):
                     for name, value in metrics.items():

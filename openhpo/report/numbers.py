@@ -334,14 +334,24 @@ class Numbers:
         events = tables.events[numpy.isin(tables.events["kind"], _STAGE_ENDS)]
         ends = dict(zip(events["stage"].tolist(), events["time"].tolist(), strict=True))
         failed = set(events["stage"][events["kind"] == schema.STAGE_FAILED.encode()].tolist())
-        columns = (tables.stages[name].tolist() for name in ("rank", "trial", "stage", "time", "again"))
-        return [
-            Span(
-                *(rank, trial, stage, time, ends.get(stage, self.elapsed)),
-                "failed" if stage in failed else "again" if again else "trained",
-            )
-            for rank, trial, stage, time, again in zip(*columns, strict=True)
-        ]
+        rows = list(zip(*(tables.stages[name].tolist() for name in ("rank", "trial", "stage", "time", "again")), strict=True))
+        begun: dict[int, float] = {}  # of each rank, when it began its next stage
+        found = []
+        for rank, trial, stage, time, again in reversed(rows):
+            # one that was under way when a run ended has no end of its own
+            later = self._resumed[self._resumed >= time]
+            until = min(self.elapsed, begun.get(rank, math.inf), float(later[0]) if len(later) else math.inf)
+            begun[rank] = time
+            how = "failed" if stage in failed else "again" if again else "trained"
+            found.append(Span(rank, trial, stage, time, max(time, ends.get(stage, until)), how))
+        return found[::-1]
+
+    @cached_property
+    def _resumed(self) -> Floats:
+        """When the study was gone on with."""
+        events = self.result.tables.events
+        times: Floats = events["time"][events["kind"] == schema.RESUMED.encode()]
+        return times
 
     @cached_property
     def running(self) -> dict[int, int]:
@@ -349,8 +359,10 @@ class Numbers:
         tables = self.result.tables
         ends = set(tables.events["stage"][numpy.isin(tables.events["kind"], _STAGE_ENDS)].tolist())
         here = self.trainers
-        columns = (tables.stages[name].tolist() for name in ("stage", "rank"))
-        return {rank: stage for stage, rank in zip(*columns, strict=True) if stage not in ends and rank in here}
+        since = float(self._resumed[-1]) if len(self._resumed) else 0.0
+        columns = (tables.stages[name].tolist() for name in ("stage", "rank", "time"))
+        now = [(rank, stage) for stage, rank, time in zip(*columns, strict=True) if stage not in ends and time >= since]
+        return {rank: stage for rank, stage in now if rank in here}
 
     @cached_property
     def trainers(self) -> set[int]:

@@ -47,7 +47,7 @@
   };
 
   let turn = Promise.resolve(); // one after the other, so that the first one is there soon
-  const inTurn = (chart) => (turn = turn.then(() => new Promise(requestAnimationFrame)).then(() => draw(chart)));
+  const inTurn = (chart) => (turn = turn.then(() => new Promise(requestAnimationFrame)).then(() => draw(chart)).catch(console.error));
 
   const charts = [...document.querySelectorAll(".chart")];
   const watcher = new IntersectionObserver((entries) => {

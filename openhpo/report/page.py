@@ -104,7 +104,7 @@ def page(result: Result) -> str:
 {"".join(_section(chart) for chart in drawn)}
 {_failures(result)}
 {_definition(result)}"""
-    return _document(f"{name}: {result.objective}", body, reload=not result.finished)
+    return _document(f"{name}: {result.objective}", body, reload=result.phase == "running")
 
 
 def _document(title: str, body: str, *, reload: bool = False) -> str:

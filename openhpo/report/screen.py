@@ -168,7 +168,8 @@ def _running_lines(numbers: Numbers, width: int, most: int) -> list[Text]:
     mine = sorted((trial_of[stage], rank) for rank, stage in numbers.running.items())
     curves = result.curves()
     finite = curves[numpy.isfinite(curves)]
-    low, high = (float(numpy.quantile(finite, 0.01)), float(numpy.quantile(finite, 0.9))) if len(finite) else (0.0, 1.0)
+    ends = (0.01, 0.9) if numbers.objective.sign > 0 else (0.1, 0.99)  # the worst are not looked at closely
+    low, high = numpy.quantile(finite, ends).tolist() if len(finite) else (0.0, 1.0)
     found = [Text(), Text(f"training now ({len(mine)}):", style="dim")]
     for trial, rank in mine[: max(1, most - 2)]:
         told = curves[trial][numpy.isfinite(curves[trial])] if len(curves) > trial else numpy.empty(0)

@@ -88,3 +88,14 @@ def test_a_finished_study_has_nobody_at_work(asha):
     assert Numbers(asha).trainers == set()
     assert Numbers(asha).running == {}
     assert math.isnan(Numbers(asha).left)
+
+
+def test_of_a_study_that_was_continued_nobody_trains_two_stages_at_once(tmp_path):
+    first = run(tmp_path / "s", engine=hpo.Full(2000), trials=3, time_limit=0.05)
+    assert not first.finished
+    again = run(tmp_path / "s", engine=hpo.Full(2000), trials=3)
+    numbers = Numbers(again)
+    assert len(numbers.spans) > 3
+    for one, other in itertools.pairwise(numbers.spans):
+        assert one.stop <= other.start + 1e-6
+    assert numbers.costs.utilisation <= 1.0

@@ -161,11 +161,35 @@ def test_odd_studies_make_sensible_pages(how, space, trials, tmp_path):
     assert ("history" in figures) == (result.best is not None)
 
 
-def test_a_study_that_is_still_written_makes_a_page_that_reloads_itself(tmp_path):
+def test_what_is_inactive_wherever_there_is_a_result_is_no_trouble(tmp_path):
+    space = hpo.Space(
+        {"kind": hpo.Categorical(["a", "b"]), "decay": hpo.Float((1e-5, 1.0), log=True), "x": hpo.Float((0.0, 1.0))},
+        conditions={"decay": "kind == 'b'"},
+    )
+
+    def fails_with_b(trial):
+        if trial["kind"] == "b":
+            raise RuntimeError("out of luck")
+        yield {"val_loss": trial["x"]}
+
+    result = run(tmp_path / "s", fails_with_b, space, hpo.Minimize("val_loss"), engine=hpo.Full(1), trials=24)
+    _, figures = read(write_report(result.path))
+    assert "decay" not in {axis["label"] for axis in figures["parallel"]["data"][0]["dimensions"]}
+
+
+def test_the_orange_line_of_a_population_ends_with_the_best(population, tmp_path):
+    _, figures = read(write_report(population.path, tmp_path / "report.html"))
+    (line,) = [trace for trace in figures["lineage"]["data"] if trace["name"] == "the model of the best"]
+    assert values(line["y"])[-1] == pytest.approx(population.best.value, rel=1e-6)
+
+
+def test_a_study_that_is_still_written_makes_a_page_that_reloads_itself(tmp_path, monkeypatch):
     result = run(tmp_path / "s", trials=100_000, time_limit=0.5)
-    assert not result.finished
-    text = write_report(result.path).read_text()
-    assert '<meta http-equiv="refresh"' in text
+    assert result.phase == "suspended"
+    assert '<meta http-equiv="refresh"' not in write_report(result.path).read_text()
+    monkeypatch.setattr(type(result), "phase", "running")
+    assert '<meta http-equiv="refresh"' in write_report(result.path).read_text()
+    monkeypatch.undo()
     assert '<meta http-equiv="refresh"' not in page_of_finished(tmp_path)
 
 

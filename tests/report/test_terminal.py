@@ -170,6 +170,10 @@ def test_trials_are_filtered_and_sorted(asha):
     assert [row["trial"] for row in rows] == expected
     failed = list(csv.DictReader(io.StringIO(said("trials", asha.path, "--csv", "--where", "state = failed"))))
     assert [int(row["trial"]) for row in failed] == [failure["trial"] for failure in asha.failures]
+    last = json.loads(said("trials", asha.path, "--json", "--sort", "val_loss", "--reverse"))
+    told = [row["val_loss"] for row in last]
+    assert told == sorted([value for value in told if value is not None], reverse=True) + [None] * told.count(None)
+    assert json.loads(said("trials", asha.path, "--json", "--where", "lr<0.01", "--where", "optimizer=sgd")) == rows
     by_rate = json.loads(said("trials", asha.path, "--json", "--sort", "lr", "--reverse"))
     assert [row["lr"] for row in by_rate] == sorted((config["lr"] for config in asha.configs), reverse=True)
 
