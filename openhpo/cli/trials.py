@@ -19,7 +19,6 @@ from openhpo.errors import UserError, meant
 if TYPE_CHECKING:
     from openhpo.report.numbers import Numbers
 
-OWN = ("trial", "state", "steps", "best_step", "met")
 ABSENT = 2  # the place of what has no value
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
@@ -80,16 +79,11 @@ def rows_of(numbers: Numbers) -> list[dict[str, Any]]:
     found = []
     for one in numbers.candidates:
         metrics = {name: float(column[one.number]) for name, column in numbers.metrics.items()}
-        row: dict[str, Any] = {
-            "trial": one.number,
-            "state": one.state.value,
-            "steps": one.steps,
-            "best_step": one.step,
-            "met": one.met,
-        }
+        row = one.standing
+        own = set(row)
         others = {str(numbers.objective.metric): one.value} | metrics | {"wall_seconds": one.ended - one.began} | one.config
         for name, value in others.items():  # one that is called as something else here gets a name of its own
-            row[f"{name} (own)" if name in OWN else name] = value
+            row[f"{name} (own)" if name in own else name] = value
         found.append(row)
     return found
 

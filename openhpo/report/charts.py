@@ -90,11 +90,6 @@ def _whose(numbers: Numbers) -> str:
     return "trial" if numbers.result.replicates == 1 else "configuration"
 
 
-def short(value: Any) -> str:
-    """A value in few digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _sides(numbers: Numbers) -> list[tuple[str, str, list[Candidate]]]:
     """Candidates by how they stand: what they are called, their colour, and who they are."""
     best = numbers.best

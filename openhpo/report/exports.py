@@ -37,12 +37,8 @@ def trial_rows(numbers: Numbers) -> list[dict[str, Any]]:
     found = []
     for one in numbers.candidates:
         row: dict[str, Any] = {
-            "trial": one.number,
-            "state": one.state.value,
-            "steps": one.steps,
-            "best_step": one.step,
-            "met": one.met,
-            "value": None if math.isnan(one.value) else one.value,
+            **one.standing,
+            "value": _number(one.value),
             "began": one.began,
             "ended": one.ended,
         }

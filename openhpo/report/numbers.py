@@ -52,6 +52,12 @@ class Candidate(NamedTuple):
     began: float
     ended: float
 
+    @property
+    def standing(self) -> dict[str, Any]:
+        """How it stands, as the first columns of a table."""
+        state = self.state.value
+        return {"trial": self.number, "state": state, "steps": self.steps, "best_step": self.step, "met": self.met}
+
 
 class Improvement(NamedTuple):
     """A moment at which the best so far became better.
@@ -119,7 +125,6 @@ class Costs:
 
     Attributes:
         trained: Steps that were trained.
-        repeated: Steps of those that only brought back a lost state or replayed a failed stage.
         alone: Steps that the same trials take each by itself.
         full: Steps of as many trials to the last step.
         busy: Seconds of training, over all ranks.
@@ -128,7 +133,6 @@ class Costs:
     """
 
     trained: int
-    repeated: int
     alone: int
     full: int
     busy: float
@@ -425,12 +429,10 @@ class Numbers:
     def costs(self) -> Costs:
         """What was spent, and what was not."""
         trained = len(self.result.tables.reports)
-        again = self.result.tables.stages[self.result.tables.stages["again"] == 1]
         most = int(self.result.definition.get("max_steps", 0) or 0)
         steps = self.result.steps
         return Costs(
             trained,
-            int((again["stop"] - again["start"]).sum()),
             int(steps.sum()),
             most * len(steps),
             sum(span.stop - span.start for span in self.spans),
