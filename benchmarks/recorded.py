@@ -1,9 +1,10 @@
 """Searches on recorded learning curves: who has found the better configuration after so many epochs.
 
-A trial is the nearest recorded configuration, by place in its range. What is counted is epochs (of TaskSet: points of a curve)
-that somebody trained; a continued trial costs only its new ones. 1 on the scale of budgets is one training to the end. The
-incumbent is the smallest validation loss that a study has seen. Methods are ranked for each task and seed (1 is the best, ties
-share), and ranks are averaged over the tasks; the standard error is over seeds.
+A trial trains the recorded configuration that is nearest to the suggested one, by place in their ranges, and that the search has
+not trained yet; that configuration is what the searching method is told of. What is counted is epochs (of TaskSet: points of a
+curve) that somebody trained; a continued trial costs only its new ones. 1 on the scale of budgets is one training to the end.
+The incumbent is the smallest validation loss that a study has seen. Methods are ranked for each task and seed (1 is the best,
+ties share), and ranks are averaged over the tasks; the standard error is over seeds.
 
 FOLDER holds taskset/*.json.gz (TaskSet, adam8p_wide_grid_1k) and lcbench_surrogate/*.npz (a surrogate of LCBench).
 
@@ -19,7 +20,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -31,6 +32,9 @@ import numpy
 from numpy.typing import NDArray
 
 import openhpo as hpo
+from openhpo.hyperparameters import Config
+from openhpo.samplers.base import Suggest
+from openhpo.stages import TrialRecord
 
 BUDGETS = (4, 8, 20, 81)
 PLENTY = 100_000  # trials
@@ -55,25 +59,47 @@ class Task:
     Attributes:
         name: What it is called.
         space: What may be tried.
-        places: [record, hyperparameter] in the unit cube.
+        configs: What was tried, a configuration for each record.
         losses: [record, epoch].
     """
 
     name: str
     space: hpo.Space
-    places: NDArray[numpy.float64]
+    configs: list[dict[str, float]]
     losses: NDArray[numpy.float64]
+
+    def place(self, config: Mapping[str, Any]) -> list[float]:
+        """In the unit cube."""
+        return [self.space.rules.unit(name, config[name]) for name in self.space.free]
 
     @cached_property
     def tree(self) -> Any:
         from scipy.spatial import cKDTree
 
-        return cKDTree(self.places)
+        return cKDTree([self.place(config) for config in self.configs])
+
+    @cached_property
+    def rows(self) -> dict[tuple[float, ...], int]:
+        return {tuple(config[name] for name in self.space.free): row for row, config in enumerate(self.configs)}
 
     def row(self, config: Mapping[str, Any]) -> int:
-        place = [self.space.rules.unit(name, config[name]) for name in self.space.free]
-        _, row = self.tree.query(place)
-        return int(row)
+        """Of a recorded configuration."""
+        return self.rows[tuple(config[name] for name in self.space.free)]
+
+    def nearest(self, config: Mapping[str, Any], tried: set[int]) -> dict[str, float]:
+        """The nearest recorded configuration that was not tried; it counts as tried from then on."""
+        wanted = 1
+        while True:
+            _, rows = self.tree.query(self.place(config), k=min(wanted, len(self.configs)))
+            row = next((int(row) for row in numpy.atleast_1d(rows) if int(row) not in tried), None)
+            if row is None and wanted < len(self.configs):
+                wanted *= 4
+                continue
+            if row is None:  # all of them were
+                tried.clear()
+                continue
+            tried.add(row)
+            return self.configs[row]
 
     @property
     def epochs(self) -> int:
@@ -87,10 +113,10 @@ def tasks(folder: Path) -> Iterator[Task]:
             records = json.load(file)
         low_high = [(item.bounds, value) for item, value in TASKSET.values()]
         values = [[min(max(value(r["hp"]), low), high) for (low, high), value in low_high] for r in records]
-        places = [[space.rules.unit(name, v) for name, v in zip(space.free, row, strict=True)] for row in values]
+        configs = [dict(zip(TASKSET, row, strict=True)) for row in values]
         losses = numpy.array([record["valid"]["loss"] for record in records], float)[:, 1:]
         losses[~numpy.isfinite(losses)] = 1e9
-        yield Task(path.name.removeprefix("FixedTextRNNClassification_imdb_").split(".")[0], space, numpy.array(places), losses)
+        yield Task(path.name.removeprefix("FixedTextRNNClassification_imdb_").split(".")[0], space, configs, losses)
     for path in sorted((folder / "lcbench_surrogate").glob("*.npz")):
         table = numpy.load(path)
         names, metrics = table["config_columns"].tolist(), table["metric_columns"].tolist()
@@ -99,11 +125,36 @@ def tasks(folder: Path) -> Iterator[Task]:
             low, high = float(table["configs"][:, column].min()), float(table["configs"][:, column].max())
             items[str(name)] = hpo.Float((low, high), log=low > 0 and high / low > 100)
         space = hpo.Space(items)
-        places = [[space.rules.unit(n, float(v)) for n, v in zip(space.free, row, strict=True)] for row in table["configs"]]
+        configs = [dict(zip(items, map(float, row), strict=True)) for row in table["configs"]]
         metric = next(place for place, name in enumerate(metrics) if "cross_entropy" in str(name) and "val" in str(name))
         for key in table.files:
             if key.startswith("task_"):
-                yield Task(f"lcbench {key[5:]}", space, numpy.array(places), table[key][:, :, metric].astype(float))
+                yield Task(f"lcbench {key[5:]}", space, configs, table[key][:, :, metric].astype(float))
+
+
+class OfRecorded:
+    """A sampler whose suggestions are moved to recorded configurations."""
+
+    def __init__(self, sampler: Any, task: Task) -> None:
+        self.sampler, self.task = sampler, task
+
+    def bind(self, space: hpo.Space, seed: int) -> Suggest:
+        return Moved(self.sampler.bind(space, seed), self.task)
+
+    def definition(self) -> dict[str, Any]:
+        return {"recorded": self.sampler.definition()}
+
+
+class Moved(Suggest):
+    def __init__(self, suggest: Suggest, task: Task) -> None:
+        self.suggest, self.task, self.tried = suggest, task, set[int]()
+
+    def __call__(self, number: int, history: Sequence[TrialRecord], rng: numpy.random.Generator) -> Config | None:
+        config = self.suggest(number, history, rng)
+        return config and self.task.nearest(config, self.tried)
+
+    def ready(self, number: int, history: Sequence[TrialRecord]) -> bool:
+        return self.suggest.ready(number, history)
 
 
 # ---- searches: each yields the loss of every epoch that is trained
@@ -112,7 +163,9 @@ def tasks(folder: Path) -> Iterator[Task]:
 def ours(engine: Callable[[int], Any], sampler: Callable[[], Any], task: Task, seed: int, workers: int) -> Iterator[float]:
     """A study with trainers that take turns, an epoch each."""
     made = engine(task.epochs)
-    study = hpo.Study(task.space, hpo.Minimize("loss"), engine=made, sampler=sampler(), trials=PLENTY, seed=seed)
+    study = hpo.Study(
+        task.space, hpo.Minimize("loss"), engine=made, sampler=OfRecorded(sampler(), task), trials=PLENTY, seed=seed
+    )
     order, busy = count(), list[tuple[int, int, int, Any, int]]()
     idle, now = list(range(workers)), 0
     while True:
@@ -129,6 +182,35 @@ def ours(engine: Callable[[int], Any], sampler: Callable[[], Any], task: Task, s
             heapq.heappush(busy, (now + 1, next(order), worker, stage, row))
 
 
+def moved(inner: Any, task: Task, distributions: dict[str, Any]) -> Any:
+    """A sampler of Optuna's whose suggestions are moved to recorded configurations."""
+    import optuna
+
+    tried = set[int]()
+
+    class Moved(optuna.samplers.BaseSampler):
+        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+            self.relative = inner.infer_relative_search_space(study, trial)
+            return distributions
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+            given = inner.sample_relative(study, trial, self.relative)
+            for name in distributions.keys() - given.keys():
+                given[name] = inner.sample_independent(study, trial, name, distributions[name])
+            return dict(task.nearest(given, tried))
+
+        def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+            raise AssertionError("all of them are sampled together")
+
+        def before_trial(self, study: Any, trial: Any) -> None:
+            inner.before_trial(study, trial)
+
+        def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+            inner.after_trial(study, trial, state, values)
+
+    return Moved()
+
+
 def optunas(pruner: str, sampler: str, task: Task, seed: int, workers: int) -> Iterator[float]:
     """A study of Optuna, which trains a trial until it prunes it."""
     import optuna
@@ -142,12 +224,12 @@ def optunas(pruner: str, sampler: str, task: Task, seed: int, workers: int) -> I
         "halving": optuna.pruners.SuccessiveHalvingPruner(1, 3),
     }
     more: dict[str, Any] = {"multivariate": True, "constant_liar": workers > 1} if sampler == "TPESampler" else {}
-    made = getattr(optuna.samplers, sampler)(seed=seed, **more)
-    study = optuna.create_study(sampler=made, pruner=pruners[pruner])
     floats = ((name, item) for name, item in task.space.hyperparameters.items() if isinstance(item, hpo.Float))
     distributions: dict[str, Any] = {
         name: optuna.distributions.FloatDistribution(item.bounds[0], item.bounds[1], item.log) for name, item in floats
     }
+    made = moved(getattr(optuna.samplers, sampler)(seed=seed, **more), task, distributions)
+    study = optuna.create_study(sampler=made, pruner=pruners[pruner])
     order, busy = count(), list[tuple[int, int, Any, int, int]]()
     for _ in range(workers):
         trial = study.ask(distributions)
