@@ -116,6 +116,7 @@ class Coordinator(Actor):
         claim: Takes the right to write the study.
         make_writer: What writes a new study; a simulation may do without.
         callbacks: Whom else to tell what happens.
+        trainers: How many ranks train; all by default.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Coordinator(Actor):
         claim: Callable[[Path], Hold] | None = None,
         make_writer: Callable[[Path, Mapping[str, Any], Mapping[str, Any]], Any] = StudyWriter,
         callbacks: Callbacks | None = None,
+        trainers: int | None = None,
     ) -> None:
         self._make_study = make_study
         self._folder = folder
@@ -150,6 +152,7 @@ class Coordinator(Actor):
         self._syncing = -1
         self._suggesting = -1
         self._callbacks = Callbacks(()) if callbacks is None else callbacks
+        self._expected = trainers
         self._beaten = 0.0  # when trainers were last told that this rank lives
         self._ticked = 0.0
         self._configs: dict[int, Config] = {}  # of the trials, as the file has them
@@ -178,7 +181,8 @@ class Coordinator(Actor):
         self._callbacks.tell("on_start", self._folder, definition)
         if there is None:
             self._writer = self._make_writer(self._folder, definition, self._environment)
-            self._writer.event(schema.STARTED, 0.0, step=self._study.total)
+            self._writer.event(schema.STARTED, 0.0, step=self._study.total, rank=self._ranks)
+            self._scheduler.expect(self._ranks)
         else:
             self._continue(there, definition)
         self._flush()
@@ -186,6 +190,11 @@ class Coordinator(Actor):
         self._next_tick()
         if self._limits.time_limit is not None:
             self.after(self._limits.time_limit, TimeUp())
+
+    @property
+    def _ranks(self) -> int:
+        """How many ranks are to train."""
+        return self.size if self._expected is None else self._expected
 
     def _what_is_there(self, definition: Mapping[str, Any]) -> Result | None:
         return check_same(self._folder, definition) if (self._folder / schema.FILE).exists() else None
@@ -199,6 +208,7 @@ class Coordinator(Actor):
             self._scheduler = Scheduler(self._study)
         kept = replay(tables, self._scheduler)
         self._scheduler.resume(total)
+        self._scheduler.expect(self._ranks)
         self._writer = StudyWriter.resume(
             tables, definition, self._environment, trials=kept.trials, stages=kept.stages, reports=kept.reports
         )
@@ -206,7 +216,7 @@ class Coordinator(Actor):
         self._steps = kept.reports
         self._shown = (self._time(), self._steps)
         self._configs = {int(row["trial"]): tables.config(row) for row in tables.trials[: kept.trials]}
-        self._writer.event(schema.RESUMED, self._time(), step=total, text=json.dumps(dict(self._environment)))
+        self._writer.event(schema.RESUMED, self._time(), step=total, rank=self._ranks, text=json.dumps(dict(self._environment)))
         for change in kept.untold:
             self._record_change(change)
         self._record_changes()
@@ -330,7 +340,7 @@ class Coordinator(Actor):
         self._trainers[sender.rank] = Peer(sender, message.host, message.process, self.now())
         text = json.dumps({"host": message.host, "device": message.device})
         self._writer.event(schema.READY, self._time(), rank=sender.rank, text=text)
-        self._scheduler.join(sender.rank)
+        self._scheduler.join(sender.rank, message.host)
         self._hand_out()
 
     def _knows(self, sender: Address) -> bool:
@@ -356,7 +366,11 @@ class Coordinator(Actor):
 
     @handles(PeerLost)
     def on_peer_lost(self, message: PeerLost, sender: Address) -> None:
-        self._expelled.pop(message.rank, None)
+        expelled = self._expelled.pop(message.rank, None) is not None
+        if self._writer is not None and not expelled and message.rank not in self._trainers:
+            self._writer.event(schema.LEFT, self._time(), rank=message.rank, text="its process ended before it joined")
+            self._scheduler.leave(message.rank)  # so that nobody waits for it to come
+            self._settle()
         self._lose(message.rank, "its process is gone")
 
     @handles(Unfit)
@@ -430,8 +444,19 @@ class Coordinator(Actor):
             stage.ranks[0],
             self._time(),
             config,
+            ranks=len(stage.ranks),
             again=stage.again,
         )
+        if len(stage.ranks) > 1:
+            self._writer.event(
+                schema.GROUP,
+                self._time(),
+                trial=stage.trial,
+                stage=stage.id,
+                rank=stage.ranks[0],
+                step=stage.start,
+                text=json.dumps(stage.ranks),
+            )
 
     def _record_changes(self) -> None:
         """Write what trials came to, and have states dropped that nobody can need."""
@@ -515,8 +540,8 @@ class Coordinator(Actor):
         stage = self._stage_of(message.stage, sender)
         if stage is not None:
             kind = schema.STAGE_STOPPED if stage.id in self._scheduler.stopped else schema.STAGE_ENDED
-            self._record_end(stage, kind, schema.KEPT if message.kept else "")
-            self._scheduler.ended(stage, kept=message.kept)
+            self._record_end(stage, kind, json.dumps(message.told))
+            self._scheduler.ended(stage, kept=message.kept, profile=message.profile)
             self._settle()
 
     @handles(Returned)
@@ -531,6 +556,13 @@ class Coordinator(Actor):
     def on_failed(self, message: Failed, sender: Address) -> None:
         stage = self._stage_of(message.stage, sender)
         if stage is not None:
+            if message.memory and self._study.allocation.grows(len(stage.ranks)):
+                ranks = len(stage.ranks)
+                self._view.note(f"trial {stage.trial} ran out of memory on {ranks} rank{'s' * (ranks > 1)}: it gets more")
+                self._record_end(stage, schema.STAGE_EXHAUSTED, message.traceback)
+                self._scheduler.exhausted(stage)
+                self._settle()
+                return
             attempts = self._attempts[stage.trial] = self._attempts.get(stage.trial, 0) + 1
             again = attempts <= self._limits.retries
             if again:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
@@ -58,6 +59,40 @@ class Course:
         """
         time = Fraction(t)
         return self._lines[name].at(time).form.at(time)
+
+    def at(self, t: float) -> Values:
+        """All hyperparameters as they are after `t` steps."""
+        return Values(self, t)
+
+    def turns(self, start: int, stop: int) -> list[int]:
+        """The steps between these two from which on another piece of a schedule is in force, in order."""
+        found = set()
+        for line in self._lines.values():
+            place = line.place(start)
+            while (end := line[place].stop) is not None and end < stop:
+                found.add(math.ceil(end))
+                place += 1
+        return sorted(step for step in found if start < step < stop)
+
+
+class Values(Mapping[str, Any]):
+    """The hyperparameters in force at one moment, by name."""
+
+    def __init__(self, course: Course, t: float) -> None:
+        self._course = course
+        self._t = t
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._course.constants:
+            return self._course.constants[name]
+        return self._course.value(name, self._t)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._course.constants
+        yield from self._course.schedules
+
+    def __len__(self) -> int:
+        return len(self._course.constants) + len(self._course.schedules)
 
 
 class Pieces:
@@ -127,4 +162,4 @@ def _joined(pieces: Iterator[Piece]) -> Iterator[Piece]:
     yield Piece(before.form, None)
 
 
-__all__ = ["Course", "Form", "Pieces"]
+__all__ = ["Course", "Form", "Pieces", "Values"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from openhpo.actors import Actor, run_actors
+from openhpo.allocation import ONE, Ranks
 from openhpo.callbacks import Callback, Callbacks
 from openhpo.coordinator import Coordinator
 from openhpo.engines import Engine
@@ -53,6 +54,7 @@ def run(
     state_memory: int | None = None,
     merge: bool = True,
     replicates: int = 1,
+    ranks_per_trial: Ranks = ONE,
     prior: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     warm_start: str | Path | None = None,
     dedicated_coordinator: bool = False,
@@ -89,6 +91,9 @@ def run(
         merge: Train what trials have in common once.
         replicates: How often to train each configuration, each time with another seed: engine and sampler see means and their
             standard errors. `trials` counts configurations.
+        ranks_per_trial: How many ranks train a trial together, by `trial.parallel` and `trial.shard`: a number; a function of
+            the values in force when a stage begins, `f(values) -> number`; or "auto", which goes by the memory that earlier
+            stages took, and gives what runs out of memory more ranks.
         prior: A configuration to try first, or several, such as {"lr": 0.1}; what one leaves open is drawn at random.
         warm_start: The folder of an earlier study of the same or an overlapping space, which the sampler learns from.
         dedicated_coordinator: Keep rank 0 free of training, where there are others.
@@ -131,9 +136,16 @@ def run(
             replicates=replicates,
             prior=prior,
             known=None if warm_start is None else known_for(folder, warm_start, space, objective),
+            ranks_per_trial=ranks_per_trial,
         )
 
     def cast(rank: int, size: int) -> Mapping[str, Actor]:
+        trainers = size - 1 if dedicated_coordinator and size > 1 else size
+        if isinstance(ranks_per_trial, int) and ranks_per_trial > trainers:
+            raise UserError(
+                f"ranks_per_trial is {ranks_per_trial}, and {trainers} rank{'s' * (trainers > 1)} of this job can train: start "
+                "more ranks, or give each trial fewer"
+            )
         company: dict[str, Actor] = {**(actors(rank, size) if actors is not None else {})}
         if rank == COORDINATOR.rank:
             company[COORDINATOR.name] = Coordinator(
@@ -145,6 +157,7 @@ def run(
                 limits,
                 Claim,
                 callbacks=told,
+                trainers=trainers,
             )
         if rank != COORDINATOR.rank or not dedicated_coordinator or size == 1:
             company[TRAINER] = Trainer(

@@ -8,11 +8,17 @@ A state is named by the stage in whose training it was made, and its step. It st
 to go on from one that it does not have fetches it from a trainer that does, or from a checkpoint, or says that it is missing
 and gives the stage back.
 
+A stage that several ranks train is the first one's to answer for, the leader's: it hands the state to the others, tells them
+after each step whether to go on, and reports alone. Whoever of them fails tells the leader.
+
 Both sides tell each other that they live. A trainer that is silent for too long is given up: what it still says is refused,
 and it is told so, and may join anew with nothing in its hands.
 """
 
+from typing import Any
+
 from openhpo.actors import Address, Message
+from openhpo.resources import Profile
 from openhpo.stages import Stage, StateName
 
 COORDINATOR = Address(0, "coordinator")
@@ -72,11 +78,17 @@ class Accepted(Message):
 class Ended(Message):
     """Trainer to coordinator: the stage reached its last step, obeyed a stop, or its training returned.
 
-    `kept` says whether the state at its end is here.
+    `kept` says whether the state at its end is here, `profile` what it took.
     """
 
     stage: int
     kept: bool
+    profile: Profile = Profile()
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the study file says of it."""
+        return {"kept": self.kept, **self.profile._asdict()}
 
 
 class Failed(Message):
@@ -85,6 +97,7 @@ class Failed(Message):
     stage: int
     error: str
     traceback: str
+    memory: bool = False  # whether it ran out of it
 
 
 class Returned(Message):
@@ -150,6 +163,55 @@ class Absent(Message):
 
     state: StateName
     saved: bool
+
+
+class Follow(Message):
+    """Leader to follower: train this stage with me; the state that it goes on from comes beside it.
+
+    `header` is that state's, empty for a new model. Both know the group by `group`: the same number is the same group, as it
+    was left.
+    """
+
+    group: int
+    stage: Stage
+    header: bytes = b""
+
+
+class Onward(Message):
+    """Leader to follower: with what is alive there, go on with this stage."""
+
+    group: int
+    stage: Stage
+
+
+class Next(Message):
+    """Leader to follower: that step is reported, go on to the next one."""
+
+    group: int
+    step: int
+
+
+class Leave(Message):
+    """Leader to follower: the training is over; `abrupt` where it is left in the midst of a step."""
+
+    group: int
+    abrupt: bool
+
+
+class Meet(Message):
+    """Leader to follower: what the leader's training has to tell the others', so that they find each other."""
+
+    group: int
+    text: str
+
+
+class Broken(Message):
+    """Follower to leader: I train with you no more; `error` says why where the training is at fault."""
+
+    group: int
+    error: str = ""
+    traceback: str = ""
+    memory: bool = False
 
 
 class Missing(Message):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from openhpo.errors import UserError
+from openhpo.resources import Profile
 from openhpo.result import Result, load
 from openhpo.scheduler import Scheduler
 from openhpo.stages import Stage, State, StateName
@@ -89,7 +90,7 @@ def replay(tables: Tables, scheduler: Scheduler) -> Kept:
         scheduler.study.recall([tables.config(row) for row in tables.trials])
         reports = _replay(tables, scheduler)
         scheduler.study.recall(())
-    except (ValueError, KeyError, IndexError, AssertionError, OverflowError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, IndexError, AssertionError, OverflowError, TypeError, UnicodeDecodeError) as error:
         raise UserError(
             f"{tables.path} cannot be continued, as it contradicts itself ({type(error).__name__}: {error}). "
             "It is left as it is; choose another --study to start anew."
@@ -137,36 +138,38 @@ def _metrics(tables: Tables, at: int, until: int) -> Iterator[dict[str, float]]:
         yield {name: value for name, value, is_there in zip(tables.metrics, row, present, strict=True) if is_there}
 
 
-ENDS = (schema.STAGE_ENDED, schema.STAGE_STOPPED, schema.STAGE_FAILED, schema.STAGE_RETURNED)
-
-
 def _replay_event(tables: Tables, scheduler: Scheduler, event: numpy.void) -> None:
     kind, rank = event["kind"].decode(), int(event["rank"])
-    if kind == schema.RESUMED:
-        scheduler.resume(int(event["step"]))
+    if kind in (schema.STARTED, schema.RESUMED):
+        if kind == schema.RESUMED:
+            scheduler.resume(int(event["step"]))
+        scheduler.expect(rank)
     elif kind == schema.SUSPENDED:
         scheduler.suspend()
     elif kind == schema.READY:
-        scheduler.join(rank)
+        scheduler.join(rank, str(_told(tables, event).get("host", "")))
         _replay_assignments(tables, scheduler)
     elif kind == schema.LEFT:
         # its stages end by the events that follow, and only then is there anything to hand out
         if not scheduler.leave(rank):
             _replay_assignments(tables, scheduler)
     elif kind == schema.SUGGESTED:
-        suggestion = json.loads(tables.text(int(event["text_at"]), int(event["text_size"])))
+        suggestion = _told(tables, event)
         scheduler.suggested(Suggestion(suggestion["config"], suggestion["remarks"]))
         _replay_assignments(tables, scheduler)
-    elif kind in ENDS:
+    elif kind in schema.STAGE_ENDS:
         _replay_end(tables, scheduler, event, kind)
         _replay_assignments(tables, scheduler)
     elif kind in (schema.STATE_SAVED, schema.STATE_MOVED, schema.STATE_LOST):
-        state = StateName(int(event["stage"]), int(event["step"]))
-        if kind == schema.STATE_LOST:
-            scheduler.lost(state, None if rank == schema.NONE else rank)
-        else:
-            _catch_up(scheduler, state.stage, state.step)
-            scheduler.saved(state, rank, name_of(state), moved=kind == schema.STATE_MOVED)
+        _replay_state(scheduler, kind, StateName(int(event["stage"]), int(event["step"])), rank)
+
+
+def _replay_state(scheduler: Scheduler, kind: str, state: StateName, rank: int) -> None:
+    if kind == schema.STATE_LOST:
+        scheduler.lost(state, None if rank == schema.NONE else rank)
+    else:
+        _catch_up(scheduler, state.stage, state.step)
+        scheduler.saved(state, rank, name_of(state), moved=kind == schema.STATE_MOVED)
 
 
 def _replay_end(tables: Tables, scheduler: Scheduler, event: numpy.void, kind: str) -> None:
@@ -177,8 +180,19 @@ def _replay_end(tables: Tables, scheduler: Scheduler, event: numpy.void, kind: s
         scheduler.failed(stage, text.rstrip().splitlines()[-1] if text.strip() else "")
     elif kind == schema.STAGE_RETURNED:
         scheduler.returned(stage)
+    elif kind == schema.STAGE_EXHAUSTED:
+        scheduler.exhausted(stage)
     else:
-        scheduler.ended(stage, kept=text == schema.KEPT)
+        told = _told(tables, event)
+        scheduler.ended(stage, kept=told.pop("kept", False), profile=Profile(**told))
+
+
+def _told(tables: Tables, event: numpy.void) -> dict[str, Any]:
+    """The text of an event whose text is JSON."""
+    found = json.loads(tables.text(int(event["text_at"]), int(event["text_size"])) or "{}")
+    if not isinstance(found, dict):
+        raise ValueError("the text of an event is damaged")
+    return found
 
 
 def _catch_up(scheduler: Scheduler, number: int, step: int) -> None:
@@ -198,8 +212,8 @@ def _check(tables: Tables, stage: Stage) -> None:
     """Make sure that a stage is the one that the file has."""
     row = tables.stages[stage.id] if stage.id < len(tables.stages) else None
     parent = schema.NONE if stage.parent is None else stage.parent
-    here = (stage.id, stage.trial, parent, stage.start, stage.stop, stage.ranks[0], int(stage.again))
-    names = ("stage", "trial", "parent", "start", "stop", "rank", "again")
+    here = (stage.id, stage.trial, parent, stage.start, stage.stop, stage.ranks[0], len(stage.ranks), int(stage.again))
+    names = ("stage", "trial", "parent", "start", "stop", "rank", "ranks", "again")
     there = None if row is None else tuple(int(row[name]) for name in names)
     if here != there:
         raise UserError(_diverged(tables, f"it would have trained {here} where the file has {there}"))

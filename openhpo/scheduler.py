@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
+from openhpo.resources import Profile
 from openhpo.stages import Stage, StateName, Verdict
 from openhpo.study import Study
 from openhpo.suggestions import Suggestion
@@ -50,15 +51,16 @@ class Scheduler:
         """Give work to idle trainers.
 
         Yields:
-            Each stage; its first rank is who trains it.
+            Each stage; the first of its ranks leads.
         """
         if self.suspended:
             return
         while self._idle:
-            stage = self.study.ask(self._idle[0])
+            stage = self.study.ask(*self._idle) if self.study.allocation.wide else self.study.ask(self._idle[0])
             if stage is None:
                 break
-            self._idle.popleft()
+            for rank in stage.ranks:
+                self._idle.remove(rank)
             self.stages[stage.id] = stage
             yield stage
         self.finished = not self.stages and self.study.finished
@@ -67,8 +69,13 @@ class Scheduler:
 
     # ---- what happened
 
-    def join(self, rank: int) -> None:
+    def expect(self, ranks: int) -> None:
+        """A run begins, in which so many ranks will train."""
+        self.study.allocation.expect(ranks)
+
+    def join(self, rank: int, host: str = "") -> None:
         """A trainer is idle for the first time."""
+        self.study.allocation.join(rank, host)
         self.ranks.add(rank)
         self._idle.append(rank)
 
@@ -76,13 +83,14 @@ class Scheduler:
         """A trainer is gone, with all that it held in memory.
 
         Returns:
-            The stages that it had; each is still to be `returned` or `failed`.
+            The stages that it had a part in; each is still to be `returned` or `failed`.
         """
+        self.study.allocation.leave(rank)
         self.ranks.discard(rank)
         if rank in self._idle:
             self._idle.remove(rank)
         self.study.left(rank)
-        return [stage for stage in self.stages.values() if stage.ranks[0] == rank]
+        return [stage for stage in self.stages.values() if rank in stage.ranks]
 
     def suspend(self) -> None:
         """Hand out no more."""
@@ -125,8 +133,10 @@ class Scheduler:
         """What a slow sampler was asked for is there."""
         self.study.suggested(suggestion)
 
-    def ended(self, stage: Stage, *, kept: bool) -> None:
-        """A stage has ended well; `kept` says whether its trainer holds the state at its end."""
+    def ended(self, stage: Stage, *, kept: bool, profile: Profile | None = None) -> None:
+        """A stage has ended well; `kept` says whether its leader holds the state at its end."""
+        if profile is not None:
+            self.study.profiled(stage, profile)
         self._over(stage)
         self.study.end(stage, kept=kept)
 
@@ -134,6 +144,11 @@ class Scheduler:
         """A stage's training raised, and is not tried again."""
         self._over(stage)
         self.study.fail(stage, error)
+
+    def exhausted(self, stage: Stage) -> None:
+        """A stage ran out of memory, and is to go on with more ranks."""
+        self.study.exhausted(stage)
+        self.returned(stage)
 
     def returned(self, stage: Stage) -> None:
         """A stage has ended before its last step and is to go on elsewhere, or here again."""
@@ -151,5 +166,4 @@ class Scheduler:
     def _over(self, stage: Stage) -> None:
         del self.stages[stage.id]
         self.stopped.discard(stage.id)
-        if stage.ranks[0] in self.ranks:
-            self._idle.append(stage.ranks[0])
+        self._idle.extend(rank for rank in stage.ranks if rank in self.ranks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -12,8 +11,10 @@ from openhpo.actors import Notice
 from openhpo.course import Course
 from openhpo.outbox import Outbox
 from openhpo.stages import Stage, StateName
-from openhpo.training import Trial, TrialStopped
+from openhpo.training import Trial
+from openhpo.training.group import Group
 from openhpo.training.states import CannotLower
+from openhpo.training.thread import TrainingThread
 
 
 class StepsReady(Notice, frozen=True):
@@ -22,6 +23,18 @@ class StepsReady(Notice, frozen=True):
 
 class Rested(Notice, frozen=True):
     """The training thread has come to the end of its stage, and waits with its state alive."""
+
+
+class Passed(Notice, frozen=True):
+    """The training thread has reported a step, and goes on to the next one.
+
+    Attributes:
+        stage: The number of its stage.
+        step: The step.
+    """
+
+    stage: int
+    step: int
 
 
 class Lowered(Notice, frozen=True):
@@ -68,14 +81,26 @@ class Session:
         leaving: Whether the thread is about to end.
         interrupted: Whether it ended between two steps, as it was asked to.
         promised: States whose copy is on its way.
-        thread: The number by which Python knows the thread; None before it runs.
+        thread: The thread.
+        group: The ranks that train with this one; None where it is alone.
+        error: What training is to raise at its next report.
 
     Args:
         post: Leaves a notice for the actor; called from the thread.
         spare: A buffer for the next copy, where there is one.
+        group: As above.
     """
 
-    def __init__(self, stage: Stage, course: Course, post: Callable[[Notice], None], spare: Callable[[int], Any]) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        course: Course,
+        post: Callable[[Notice], None],
+        spare: Callable[[int], Any],
+        group: Group | None = None,
+    ) -> None:
+        self.group = group
+        self.error: Exception | None = None
         self._post = post
         self._spare = spare
         self._orders: SimpleQueue[Continue | Copy | Leave] = SimpleQueue()
@@ -85,7 +110,7 @@ class Session:
         self.wanted = True
         self.leaving = False
         self.interrupted = False
-        self.thread: int | None = None
+        self.thread = TrainingThread()
         self._checked = False
         self._begin(stage, course)
 
@@ -104,7 +129,9 @@ class Session:
 
     def fits(self, stage: Stage, course: Course) -> bool:
         """Whether the thread can go on with that stage: its state is alive here, and the set-up would be the same."""
-        return not self.leaving and self.state == stage.before and self.course.constants == course.constants
+        if self.leaving or self.stage.ranks != stage.ranks or (self.group is not None and self.group.broken):
+            return False
+        return self.state == stage.before and self.course.constants == course.constants
 
     def go_on(self, stage: Stage, course: Course) -> None:
         keep = stage.keep and self._promise()
@@ -133,11 +160,6 @@ class Session:
             self.outbox.stop()
             self._orders.put(Leave(self.wanted and self._promise()))
 
-    def raise_in_thread(self) -> None:
-        """Have the thread raise TrialStopped as soon as it runs Python again; one that is stuck in C stays there."""
-        if self.thread is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread), ctypes.py_object(TrialStopped))
-
     def _promise(self) -> bool:
         """Note that the state which is alive will be copied; return whether that is still to be ordered."""
         if self.state is None or self._copied == self.state:
@@ -152,11 +174,18 @@ class Session:
         self._post(StepsReady())
 
     def put(self, step: int, metrics: dict[str, float]) -> bool:
-        return self.outbox.put(step, metrics)
+        goes_on = self.outbox.put(step, metrics)
+        if self.error is not None:
+            raise self.error
+        return goes_on
 
     def between(self, trial: Trial) -> bool:
-        if not self._between:
-            return True
+        goes_on = not self._between or self._obey(trial)
+        if goes_on and self.group is not None:
+            self._post(Passed(trial.stage.id, trial.step))
+        return goes_on
+
+    def _obey(self, trial: Trial) -> bool:
         order = self._between.popleft()
         state = StateName(trial.stage.id, trial.step)
         try:

@@ -18,12 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from openhpo.allocation import ONE, Allocation, Ranks
+from openhpo.course import Course
 from openhpo.engines import Engine, Request
 from openhpo.errors import UserError, whole
 from openhpo.holdings import Holdings, Release
 from openhpo.hyperparameters import Config
 from openhpo.objective import NO_SCORE, Objective, Score, objective_of
 from openhpo.replicates import Replicates
+from openhpo.resources import Profile
 from openhpo.roster import Roster
 from openhpo.samplers import Random, Sampler
 from openhpo.space import Space
@@ -90,12 +93,14 @@ class Run:
         node: The node that its next report belongs to.
         below: The nodes after that, the next one last, where a node was split while it ran.
         step: The last step told.
+        course: What is in force.
         stopped: Whether nobody wants it any more.
     """
 
     stage: Stage
     node: Node
     step: int
+    course: Course
     below: list[Node] = field(default_factory=list)
     stopped: bool = False
 
@@ -115,6 +120,11 @@ class Study:
             configuration t // replicates, and `trials` counts configurations.
         prior: A configuration to try first, or several; what one leaves open is drawn.
         known: What the sampler is to know from an earlier study (`warmstart.known_from`).
+        ranks_per_trial: How many ranks train a trial together: a number; a function of the values in force when a stage begins;
+            or "auto", which goes by the memory that earlier stages took. The engine may multiply it.
+
+    Attributes:
+        allocation: Which ranks a stage gets.
 
     Raises:
         UserError: The definition makes no sense.
@@ -133,6 +143,7 @@ class Study:
         replicates: int = 1,
         prior: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         known: Known | None = None,
+        ranks_per_trial: Ranks = ONE,
     ) -> None:
         self.space = space if isinstance(space, Space) else Space(space)
         self.objective = objective_of(objective)
@@ -143,6 +154,7 @@ class Study:
         self.replicates = _replicates(replicates, engine)
         self.prior = prior_of(prior)
         self.known = known
+        self.allocation = Allocation(ranks_per_trial, self.engine.widening if self.engine.widens else None)
         self.tree = Tree()
         self._suggestions = Suggestions(self.sampler, self.space, seed, self.prior, self.known)
         self.total = _total(trials, self._suggestions.size, engine.size)
@@ -192,26 +204,50 @@ class Study:
 
     # ---- what to run
 
-    def ask(self, worker: int = 0) -> Stage | None:
-        """The next stage for an idle trainer: of the engine's highest priority; then one that goes on from a state which the
-        trainer holds; then the one with the longest way to go.
+    def ask(self, *idle: int) -> Stage | None:
+        """The next stage for idle trainers: of the engine's highest priority; then one that goes on from a state which one of
+        them holds; then the one with the longest way to go.
 
         Args:
-            worker: The trainer's rank.
+            idle: The trainers' ranks, the one that has waited longest first; rank 0 where none is given.
 
         Returns:
-            None when nothing can run now; `finished` says whether anything will come.
+            None when nothing can run now: `finished` says whether anything will come. Nor can what needs more ranks than are
+            idle, and it is not passed over.
         """
+        idle = idle or (0,)
         while True:
             self._pull()
-            node = self._frontier.pick(worker)
+            node = self._frontier.peek(idle)
             if node is None:
                 if not self._pull_new():
                     return None
-            elif node.parent is not None and not node.parent.available:
+                continue
+            assert node.parent is not None
+            if not node.parent.available:
+                self._frontier.remove(node)
                 self._offer(node)  # its parent's state was lost meanwhile
-            else:
-                return self._issue(node, worker)
+            elif not self._split_at_change(node):
+                course = self._course_of(node)
+                ranks = self.allocation.choose(self.allocation.size(course, node.start), idle, node.parent.holders)
+                if ranks is None:
+                    return None
+                self._frontier.remove(node)
+                return self._issue(node, ranks)
+
+    def _course_of(self, node: Node) -> Course:
+        """What is in force for whom a node is trained."""
+        return node.course if node.work is Work.DONE else self._someone(node).course
+
+    def _split_at_change(self, node: Node) -> bool:
+        """Let a node that waits end where another number of ranks is wanted; return whether there was such a step."""
+        if not self.allocation.wide or node.work is not Work.WAITING:
+            return False
+        step = self.allocation.change(self._course_of(node), node.start, node.stop)
+        if step is None:
+            return False
+        self._was_split(self.tree.split(node, step), node)
+        return True
 
     def _pull(self) -> bool:
         """Take what the engine asks for of trials that have begun; return whether there was anything."""
@@ -291,10 +327,10 @@ class Study:
         trial.losses = donor.trial.losses[: leaf.stop]
         self._changed(walker, State.RUNNING, leaf.stage, forked=True)
 
-    def _issue(self, node: Node, worker: int) -> Stage:
+    def _issue(self, node: Node, ranks: tuple[int, ...]) -> Stage:
         parent = node.parent
         assert parent is not None
-        again = node.work is Work.DONE
+        again, worker = node.work is Work.DONE, ranks[0]
         walker = self._someone(node)
         held = worker in parent.holders
         keep = parent.parent is not None and (self.engine.forks or parent.needed(besides=node))
@@ -311,7 +347,7 @@ class Study:
             stop,
             config,
             self._roster.seed(walker.trial.number),
-            (worker,),
+            ranks,
             () if again else self.engine.checks(node.start, stop),
             None if parent.state is None else parent.state.stage,
             source,
@@ -323,7 +359,7 @@ class Study:
         self._stages += 1
         if held and not keep:
             self._holdings.consume(parent, worker)
-        run = Run(stage, node, node.start)
+        run = Run(stage, node, node.start, node.course if again else walker.course)
         self._running[stage.id] = run
         if again:
             self._again.add(node)
@@ -721,6 +757,14 @@ class Study:
                     walker.trial.error = error
                     self._rest(walker, State.FAILED)
 
+    def profiled(self, stage: Stage, profile: Profile) -> None:
+        """What a stage took that is about to end."""
+        self.allocation.profiled(self._run_of(stage).course, stage.start, len(stage.ranks), profile)
+
+    def exhausted(self, stage: Stage) -> None:
+        """A stage ran out of memory, and is about to be given back to be trained on more ranks."""
+        self.allocation.exhausted(self._run_of(stage).course, stage.start, len(stage.ranks))
+
     def give_back(self, stage: Stage) -> None:
         """The stage has ended before its last step through no fault of its own: what it reported counts, and the rest waits.
 
@@ -885,6 +929,7 @@ class Study:
             **({"replicates": self.replicates} if self.replicates > 1 else {}),
             **({"prior": self.prior} if self.prior else {}),
             **({} if self.known is None else {"warm_start": self.known.definition()}),
+            **self.allocation.definition(),
         }
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from openhpo.actors import Actor, ActorFailed, Address, Deserted, Interrupted, Notice, PeerLost, WorkDone, WorkFailed, handles
-from openhpo.course import Course
+from openhpo.actors import ActorFailed, Address, Deserted, Interrupted, Notice, PeerLost, WorkDone, WorkFailed, handles
 from openhpo.errors import UserError
 from openhpo.limits import Limits
+from openhpo.member import ABANDONED, GroupFailed, Member, run_in_group
 from openhpo.outbox import GATHER
 from openhpo.protocol import (
     BEATS,
@@ -31,6 +31,7 @@ from openhpo.protocol import (
     Accepted,
     Alive,
     AskSuspend,
+    Broken,
     Drop,
     Ended,
     Expelled,
@@ -40,6 +41,7 @@ from openhpo.protocol import (
     Gone,
     Kill,
     Missing,
+    Onward,
     Ready,
     Reports,
     Returned,
@@ -51,21 +53,22 @@ from openhpo.protocol import (
     Unfit,
     Welcome,
 )
+from openhpo.resources import Profile
 from openhpo.session import Lowered, Rested, Session, StepsReady
 from openhpo.space import Space
 from openhpo.stages import Stage, StateName
 from openhpo.store import StateStore
 from openhpo.training import Trial
 from openhpo.training.devices import Device
-from openhpo.training.memory import describe, release_memory
-from openhpo.training.runner import train_stage
+from openhpo.training.group import is_of_group
+from openhpo.training.memory import describe, measured, out_of_memory, release_memory, start_measuring
 from openhpo.training.states import Snapshot
 from openhpo.training.trial import UNTRACKED, TrialStopped
 
 PATIENCE = 300.0  # seconds to hear from the coordinator, whose rank may still be importing
 LOST = 1.5  # leases without a word after which the coordinator is taken for lost; more than one, so that it decides first
+REASON = 5.0  # seconds to hear why another rank has left the training of a group
 TICK = 1.0  # seconds at most between two looks at what takes too long
-ABANDONED = 10.0  # seconds that a training which took too long has to end
 
 
 class Tick(Notice, frozen=True):
@@ -78,7 +81,13 @@ class Stuck(Notice, frozen=True):
     session: Session
 
 
-class Trainer(Actor):
+class Reason(Notice, frozen=True):
+    """Whoever made the training of a group fail should have said so by now."""
+
+    session: Session
+
+
+class Trainer(Member):
     """Trains what the coordinator hands out, in a worker thread, passes its reports on, and keeps states for others.
 
     Args:
@@ -104,10 +113,7 @@ class Trainer(Actor):
         forks: bool = False,
         limits: Limits | None = None,
     ) -> None:
-        self._train = train
-        self._space = space
-        self._device = device
-        self._precision = precision
+        super().__init__(train, space, device, precision)
         self._folder = folder
         self._forks = forks
         self._limits = Limits() if limits is None else limits
@@ -128,6 +134,9 @@ class Trainer(Actor):
         self._waiting = False  # for the coordinator to accept a batch
         self._due = False  # a batch should have left while another was in flight
         self._suspending = False
+        self._begun_at = 0.0
+        self._blamed: Broken | None = None  # which follower made the training fail
+        self._torn: BaseException | None = None  # with what the training failed, for a reason that another rank knows
         self._returning: Stage | None = None  # that was interrupted, and is given back when its state is written
         self._lease = PATIENCE
         self._heard = self._said = self._ticked = 0.0  # when the coordinator last spoke, this actor did, and looked
@@ -148,6 +157,8 @@ class Trainer(Actor):
         if self._session is not None:
             self._session.wanted = False
             self._session.leave()
+        if self._following is not None:
+            self._leave(self._following, abrupt=True)
 
     # ---- who is there
 
@@ -173,7 +184,17 @@ class Trainer(Actor):
 
     @handles(Gone)
     def on_gone(self, message: Gone, sender: Address) -> None:
+        """The coordinator has given up a rank, and taken back what that had a part in."""
         self._stop_waiting_for(message.rank)
+        self._lose_leader(message.rank)
+        group = self._group
+        if group is None or group.member != 0 or message.rank not in group.ranks:
+            return
+        group.broken = True
+        if self._next is not None and message.rank in self._next.ranks:
+            self._next = self._fetching = None
+        if self._stage is not None and message.rank in self._stage.ranks:
+            self._let_go()
 
     @handles(Kill)
     def on_kill(self, message: Kill, sender: Address) -> None:
@@ -190,6 +211,10 @@ class Trainer(Actor):
         if self._session is not None:
             self._session.wanted = False
             self._session.leave()
+        self._quit()
+        self._invitation = None
+        if self._group is not None:
+            self._group.broken = True
         self._stage = self._next = self._fetching = None
         self.relaxed = False
         self._refuse_askers()
@@ -232,17 +257,27 @@ class Trainer(Actor):
 
     def _abandon(self, stage: Stage, session: Session, limit: float) -> None:
         """A step takes too long: fail its stage, and make the thread end as far as Python can."""
-        frame = sys._current_frames().get(session.thread or 0)
+        frame = sys._current_frames().get(session.thread.number or 0)
         where = "".join(traceback.format_stack(frame)) if frame is not None else ""
         self._pass_on(stage)
         error = f"step {self._sent + 1} took longer than {limit:g} s (--step-timeout)"
         self.send(COORDINATOR, Failed(stage.id, error, f"It was here:\n{where}\n{error}"))
         print(f"trial {stage.trial} failed on rank {self.rank}: {error}", file=sys.stderr, flush=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Have the training end in the midst of a step, as far as Python can."""
+        session = self._session
         self._stage, self.relaxed = None, False
-        session.wanted = False
-        session.leave()
-        session.raise_in_thread()
-        self.after(ABANDONED, Stuck(session))
+        if self._torn is not None:  # it has ended already
+            self._session = self._torn = None
+            self._go_on()
+        elif session is not None:
+            self._dismiss(session.group, abrupt=True)
+            session.wanted = False
+            session.leave()
+            session.thread.stop()
+            self.after(ABANDONED, Stuck(session))
 
     @handles(Stuck)
     def on_stuck(self, message: Stuck, sender: Address) -> None:
@@ -273,7 +308,7 @@ class Trainer(Actor):
 
     def _suspended(self) -> None:
         """Say so, once nothing is under way, and all that is to be written is."""
-        if not self._suspending or self._session is not None or self._tickets:
+        if not self._suspending or self._session is not None or self._following is not None or self._tickets:
             return
         if self._returning is not None:
             self.send(COORDINATOR, Returned(self._returning.id))
@@ -290,28 +325,34 @@ class Trainer(Actor):
         self._next = message.stage
         self._go_on()
 
-    def _course(self, stage: Stage) -> Course:
-        return self._space.course(stage.config, stage.seed)
+    @property
+    def busy(self) -> bool:
+        return self._session is not None
+
+    def vacate(self) -> None:
+        if self._session is not None:
+            self._session.leave()
+
+    def go_on(self) -> None:
+        self._go_on()
+        self._suspended()
 
     def _go_on(self) -> None:
         """Begin the next stage, or do the next thing that it takes."""
         stage, session = self._next, self._session
-        if stage is None:
+        if self._join_in() or stage is None:
+            return
+        if self._following is not None:
+            self._quit()
             return
         before = stage.before
         if session is not None:
-            course = self._course(stage)
-            if session.fits(stage, course):
-                if not stage.keep and before is not None:
-                    self._store.drop(before)
-                session.go_on(stage, course)
-                self._begun(stage)
-            else:
-                session.leave()  # its end calls this again
+            self._go_on_alive(stage, session)
         elif before is None:
             self._start(stage, None)
         elif before in self._store:
-            snapshot = self._store.use(before) if stage.keep else self._store.take(before)
+            several = len(stage.ranks) > 1
+            snapshot = self._store.use(before, lend=several) if stage.keep else self._store.take(before)
             self._start(stage, snapshot, owned=not stage.keep)
         elif stage.source is not None and stage.source != self.rank:
             self._fetching = stage.source
@@ -320,6 +361,19 @@ class Trainer(Actor):
             self._read(before)
         else:
             self._give_back(self.rank)
+
+    def _go_on_alive(self, stage: Stage, session: Session) -> None:
+        """Begin a stage with what is alive here, or have that end, which calls `_go_on` again."""
+        course, before = self._course(stage), stage.before
+        if not session.fits(stage, course):
+            session.leave()
+            return
+        if not stage.keep and before is not None:
+            self._store.drop(before)
+        session.go_on(stage, course)
+        if session.group is not None:
+            self._say(session.group, Onward(session.group.number, stage))
+        self._begun(stage)
 
     def _read(self, state: StateName) -> None:
         self._tickets[self.work(_read, self._folder, state)] = ("read", state)
@@ -335,7 +389,9 @@ class Trainer(Actor):
                 "population based training moves models between trials, but train never calls trial.track: name what makes "
                 "the model, as in trial.track(model=model, optimizer=optimizer), or call trial.track() if there is none"
             )
-        session = self._session = Session(stage, self._course(stage), self.post, self._store.spare)
+        group = self._lead(stage, snapshot)
+        owned = owned and group is None  # what is on its way to others has to stay as it is
+        session = self._session = Session(stage, self._course(stage), self.post, self._store.spare, group)
         self._tickets[self.work(self._run, session, stage, snapshot, owned)] = ("train", stage.after)
         self._begun(stage)
 
@@ -347,14 +403,27 @@ class Trainer(Actor):
         self._exposed = 0.0 if before is None else self._exposure.get(before, 0.0)
         if before is not None and not stage.keep:
             self._exposure.pop(before, None)
-        self._since = self.now()
+        self._since = self._begun_at = self.now()
+        start_measuring(self._device.name)
         self.relaxed = True  # until the training ends, nothing that arrives is urgent
 
     def _run(self, session: Session, stage: Stage, snapshot: Snapshot | None, owned: bool) -> None:
-        session.thread = threading.get_ident()
-        trial = Trial(stage, self._device, session, self._precision, course=session.course, state=snapshot, owned=owned)
-        del snapshot
-        train_stage(self._train, trial)
+        given = [snapshot]
+        del snapshot  # which the trial is to let go as soon as it is read
+
+        def trial() -> Trial:
+            return Trial(
+                stage,
+                self._device,
+                session,
+                self._precision,
+                course=session.course,
+                state=given.pop(),
+                owned=owned,
+                group=session.group,
+            )
+
+        run_in_group(self._train, trial, session.thread, session.group)
 
     # ---- reports
 
@@ -412,11 +481,16 @@ class Trainer(Actor):
 
     def _end(self, stage: Stage, *, kept: bool) -> None:
         self._pass_on(stage)
-        self.send(COORDINATOR, Ended(stage.id, kept))
+        peak, memory = measured(self._device.name)
+        profile = Profile(peak, memory, self.now() - self._begun_at, self._sent - stage.start)
+        self.send(COORDINATOR, Ended(stage.id, kept, profile))
         self._stage, self.relaxed = None, False
 
     @handles(WorkDone)
     def on_done(self, message: WorkDone, sender: Address) -> None:
+        if message.ticket == self._follow_ticket:
+            self._followed(None)
+            return
         what, state = self._tickets.pop(message.ticket)
         if what == "train":
             self._training_ended()
@@ -431,6 +505,8 @@ class Trainer(Actor):
 
     def _training_ended(self) -> None:
         session = self._session
+        if session is not None:
+            self._dismiss(session.group, abrupt=False)
         if self._stage is not None and session is not None:
             if session.interrupted:
                 self._pass_on(self._stage)
@@ -442,10 +518,13 @@ class Trainer(Actor):
 
     @handles(WorkFailed)
     def on_failed(self, message: WorkFailed, sender: Address) -> None:
-        what, state = self._tickets.pop(message.ticket)
         error = message.error
         if isinstance(error, UserError | ActorFailed):
             raise error
+        if message.ticket == self._follow_ticket:
+            self._followed(error)
+            return
+        what, state = self._tickets.pop(message.ticket)
         if what == "train":
             self._training_failed(error)
         elif what == "read":
@@ -461,12 +540,49 @@ class Trainer(Actor):
             raise error
         self._suspended()
 
+    def broken(self, message: Broken) -> None:
+        """A follower is at fault, has found that another one is, or has something else to do."""
+        session = self._session
+        if self._stage is None or session is None or session.group is None:
+            return  # it rests: what is alive stays, but nobody trains on with it
+        if message.error:
+            self._blamed = message
+            session.error = GroupFailed(message.error)
+            if self._torn is not None:
+                self._training_failed(self._torn)
+        elif self._torn is None:
+            session.error = GroupFailed("another rank has left the group")
+
+    @handles(Reason)
+    def on_reason(self, message: Reason, sender: Address) -> None:
+        if message.session is self._session and self._torn is not None:
+            self._training_failed(self._torn)
+
+    def _is_torn(self, session: Session, error: BaseException) -> bool:
+        """Whether a group's training has failed for a reason that another rank knows and has not told yet, or is dead of."""
+        if session.group is None or self._stage is None or self._blamed is not None or self._torn is not None:
+            return False
+        return is_of_group(error) or isinstance(error, GroupFailed)
+
     def _training_failed(self, error: BaseException) -> None:
-        told = describe(error)
-        if self._stage is not None:
+        session = self._session
+        group = session.group if session is not None else None
+        if session is not None and self._is_torn(session, error):
+            self._torn = error
+            self._dismiss(group, abrupt=True)
+            self.after(REASON, Reason(session))
+            return
+        blamed, self._blamed, self._torn = self._blamed, None, None
+        self._dismiss(group, abrupt=True)
+        told = describe(error) if blamed is None else blamed.error
+        if self._stage is not None and blamed is None and session is not None and isinstance(session.error, GroupFailed):
             self._pass_on(self._stage)
-            text = "".join(traceback.format_exception(error))
-            self.send(COORDINATOR, Failed(self._stage.id, told, text if told in text else f"{text}{told}\n"))
+            self.send(COORDINATOR, Returned(self._stage.id))  # a rank had something else to do: nobody is at fault
+        elif self._stage is not None:
+            self._pass_on(self._stage)
+            text = "".join(traceback.format_exception(error)) if blamed is None else blamed.traceback
+            memory = out_of_memory(error) != "" if blamed is None else blamed.memory
+            self.send(COORDINATOR, Failed(self._stage.id, told, text if told in text else f"{text}{told}\n", memory))
             print(f"trial {self._stage.trial} failed on rank {self.rank}: {told}", file=sys.stderr, flush=True)
         elif self._session is not None and not isinstance(error, TrialStopped):  # it rested, or was cleaning up
             print(f"rank {self.rank}: training failed when it was left: {told}", file=sys.stderr, flush=True)

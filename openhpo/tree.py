@@ -292,13 +292,12 @@ class Frontier:
             node.level = None
             self._size -= 1
 
-    def pick(self, rank: int) -> Node | None:
-        """Take the next node for an idle rank; None where there is none."""
+    def peek(self, ranks: Sequence[int]) -> Node | None:
+        """The next node for idle ranks; None where there is none. Whoever takes it has to `remove` it."""
         while self._order:
             priority = -self._order[0]
-            node = self._levels[priority].pick(rank, priority)
+            node = self._levels[priority].peek(ranks, priority)
             if node is not None:
-                self.remove(node)
                 return node
             heapq.heappop(self._order)
             del self._levels[priority]
@@ -312,14 +311,15 @@ class Level:
         self.free: list[tuple[int, int, Node]] = []
         self.held: dict[int, list[tuple[int, int, Node]]] = {}
 
-    def pick(self, rank: int, priority: int) -> Node | None:
-        here = self.held.get(rank, [])
-        while here:
-            node = here[0][2]
-            assert node.parent is not None
-            if node.level == priority and rank in node.parent.holders:
-                return node
-            heapq.heappop(here)
+    def peek(self, ranks: Sequence[int], priority: int) -> Node | None:
+        for rank in ranks:
+            here = self.held.get(rank, [])
+            while here:
+                node = here[0][2]
+                assert node.parent is not None
+                if node.level == priority and rank in node.parent.holders:
+                    return node
+                heapq.heappop(here)
         while self.free:
             node = self.free[0][2]
             if node.level == priority:

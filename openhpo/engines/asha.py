@@ -88,6 +88,12 @@ class ASHA(Engine):
         reduction_factor: eta.
         early_stopping_rate: s; the first rung is r eta^s.
         stopping: The stopping variant.
+        double_ranks: Train a trial on twice as many ranks from each rung on, as RASDA does (Aach, Sedona, Lintermann et al.,
+            "Resource-Adaptive Successive Doubling for Hyperparameter Optimization with Large Datasets on High-Performance
+            Computing Systems", arXiv 2412.02729, 2024). Only where trials pause at rungs.
+
+    Raises:
+        UserError: The numbers make no sense.
     """
 
     extendable = True
@@ -100,6 +106,7 @@ class ASHA(Engine):
         early_stopping_rate: int = 0,
         *,
         stopping: bool = False,
+        double_ranks: bool = False,
     ) -> None:
         rungs = rungs_between(min_steps, max_steps, reduction_factor)
         if whole(early_stopping_rate, "early_stopping_rate", 0) >= len(rungs):
@@ -109,7 +116,10 @@ class ASHA(Engine):
         self.min_steps = min_steps
         self.reduction_factor = reduction_factor
         self.early_stopping_rate = early_stopping_rate
+        if stopping and double_ranks:
+            raise UserError("double_ranks needs trials that pause at rungs: with stopping they do not")
         self.stopping = stopping
+        self.widens = double_ranks
 
     def start(self, space: Space, total: int, seed: int) -> None:
         self._rungs = {step: Rung(self.reduction_factor) for step in self.rungs[:-1]}
@@ -142,6 +152,9 @@ class ASHA(Engine):
     def checks(self, start: int, stop: int) -> tuple[int, ...]:
         return tuple(step for step in self.rungs if start < step < stop) if self.stopping else ()
 
+    def widening(self, step: int) -> int:
+        return 1 << sum(rung <= step for rung in self.rungs)
+
     def expected_steps(self, total: int) -> float:
         ends = zip([0, *self.rungs], self.rungs, strict=False)
         return float(sum(total / self.reduction_factor**k * (stop - start) for k, (start, stop) in enumerate(ends)))
@@ -154,4 +167,5 @@ class ASHA(Engine):
             "reduction_factor": self.reduction_factor,
             "early_stopping_rate": self.early_stopping_rate,
             "stopping": self.stopping,
+            **({"double_ranks": True} if self.widens else {}),
         }

@@ -44,12 +44,14 @@ class Engine(ABC):
         forks: Whether it asks for `donor`s, so that the last state of every trial has to be kept, and a model whose objective
             is not finite is replaced instead of failing its trial.
         extendable: Whether its decisions do not depend on how many trials there will be, so that more may follow later.
+        widens: Whether trials that it lets go on are trained on more ranks (`widening`).
     """
 
     max_steps: int
     size: int | None = None
     forks: bool = False
     extendable: bool = False
+    widens: bool = False
 
     def start(self, space: Space, total: int, seed: int) -> None:  # noqa: B027 - most engines have nothing to prepare
         """A study begins: forget what was.
@@ -96,6 +98,10 @@ class Engine(ABC):
     def final(self, step: int) -> bool:
         """Whether no state after so many steps is ever asked for again."""
         return step >= self.max_steps
+
+    def widening(self, step: int) -> int:
+        """How many times as many ranks train what goes on after so many steps; asked where it `widens`."""
+        return 1
 
     def expected_steps(self, total: int) -> float:
         """About how many steps a study of `total` trials takes, for the estimate of the time that is left."""

@@ -23,7 +23,7 @@ Floats = NDArray[numpy.float64]
 
 FOLDS = 5  # of the cross-validation of what hyperparameters explain
 FEWEST = 20  # candidates below which that is not tried
-_STAGE_ENDS = [kind.encode() for kind in (schema.STAGE_ENDED, schema.STAGE_STOPPED, schema.STAGE_FAILED, schema.STAGE_RETURNED)]
+_STAGE_ENDS = [kind.encode() for kind in schema.STAGE_ENDS]
 
 
 class Candidate(NamedTuple):

@@ -42,8 +42,9 @@ class GaussianProcess:
     """Model the objective and the requirements. Needs `pip install openhpo[bayes]`.
 
     Args:
-        startup: So many trials are drawn at random before anything is learnt. Points that are spread evenly have no close
-            neighbours, from which a kernel would learn how fast the objective changes.
+        startup: So many trials are drawn at random before anything is learnt; where they come to rest at different numbers of
+            steps, so many for each of these, as what leads after few steps need not do so later. Points that are spread evenly
+            have no close neighbours, from which a kernel would learn how fast the objective changes.
         random_fraction: The part of the suggestions that are drawn at random all the same.
         wait: Whether an idle trainer waits for a suggestion, which takes seconds when hundreds of trials are known, or trains a
             point of a quasi-random sequence meanwhile.
@@ -85,11 +86,11 @@ class GaussianSearch(Suggest):
         self._fitted: tuple[bytes, Any] = (b"", None)
 
     def __call__(self, number: int, history: Sequence[TrialRecord], rng: numpy.random.Generator) -> Config:
-        from openhpo.samplers.observations import observed
+        from openhpo.samplers.observations import levels_of, observed
 
         drawn = rng.random() < self._sampler.random_fraction
-        ended = sum(trial.state in AT_REST for trial in history)
-        if drawn or ended < self._sampler.startup or not self._space.free:
+        ended = [trial for trial in history if trial.state in AT_REST]
+        if drawn or len(ended) < self._sampler.startup * max(1, len(levels_of(ended))) or not self._space.free:
             return self._space.sample(rng)
         data = observed(history, self._coordinates)
         if data is None:

@@ -69,7 +69,7 @@ def _check_stages(stages: NDArray[Any], trials: int) -> None:
     numbers = numpy.arange(len(stages))
     must(stages["stage"] == numbers, "its stages are not in order")
     must((stages["trial"] >= 0) & (stages["trial"] < trials), "a stage is of no trial")
-    must((stages["rank"] >= 0) & (again >= 0) & (again <= 1), "a stage is damaged")
+    must((stages["rank"] >= 0) & (stages["ranks"] >= 1) & (again >= 0) & (again <= 1), "a stage is damaged")
     must(numpy.isfinite(stages["time"]), "the time of a stage is damaged")
     must((start >= 0) & (start < stages["stop"]), "the steps of a stage are damaged")
     must((parent < numbers) & numpy.where(start == 0, parent == schema.NONE, parent >= 0), "a stage goes on from none")
@@ -86,7 +86,7 @@ _OF_RANK, _OF_STUDY = (-1, -1, 0, -1), (-1, -1, -1, 1)
 _LEAST = {  # of each kind of event the least that trial, stage, rank and step may be
     **dict.fromkeys((schema.STARTED, schema.RESUMED), _OF_STUDY),
     **dict.fromkeys((schema.READY, schema.LEFT), _OF_RANK),
-    **dict.fromkeys((schema.STAGE_ENDED, schema.STAGE_STOPPED, schema.STAGE_FAILED, schema.STAGE_RETURNED), _OF_STAGE),
+    **dict.fromkeys((*schema.STAGE_ENDS, schema.GROUP), _OF_STAGE),
     **dict.fromkeys((schema.STATE_SAVED, schema.STATE_MOVED, schema.STATE_LOST), _OF_STATE),
     **dict.fromkeys((f"{schema.TRIAL}{state.value}" for state in AT_REST), _OF_TRIAL),
     schema.TRIAL_FORKED: _OF_STAGE[:2] + _OF_TRIAL[2:],

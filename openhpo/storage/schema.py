@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy
 
-VERSION = 3
+VERSION = 4
 FILE = "study.h5"
 
 TRIALS = numpy.dtype([("trial", "i4"), ("seed", "i8"), ("time", "f8"), ("config_at", "i8"), ("config_size", "i4")])
@@ -21,6 +21,7 @@ STAGES = numpy.dtype(
         ("start", "i4"),
         ("stop", "i4"),
         ("rank", "i4"),
+        ("ranks", "i4"),
         ("again", "i1"),
         ("time", "f8"),
         ("config_at", "i8"),
@@ -49,12 +50,14 @@ LOG_CHUNK = 1 << 16  # bytes
 STARTED, RESUMED = "study_started", "study_resumed"
 READY, LEFT = "trainer_ready", "trainer_lost"
 STAGE_ENDED, STAGE_STOPPED, STAGE_FAILED, STAGE_RETURNED = "stage_ended", "stage_stopped", "stage_failed", "stage_returned"
+STAGE_EXHAUSTED = "stage_exhausted"  # it ran out of memory, and is to go on with more ranks
+STAGE_ENDS = (STAGE_ENDED, STAGE_STOPPED, STAGE_FAILED, STAGE_RETURNED, STAGE_EXHAUSTED)
 SUGGESTED = "suggested"  # its text is a Suggestion: {"config": ..., "remarks": [...]}
 STATE_SAVED, STATE_MOVED, STATE_LOST = "state_saved", "state_moved", "state_lost"
 # ... and what came of it, or is only told
 TRIAL, TRIAL_FORKED = "trial_", "trial_forked"  # and trial_paused, trial_done, trial_stopped, trial_failed
 TROUBLE, SUSPENDED, FINISHED = "trouble", "study_suspended", "study_finished"
-KEPT = "state kept"  # the text of stage_ended where the state at its end stays
+GROUP = "stage_group"  # its text is the ranks of a stage, where it has several: [leader, ...]
 NONE = -1  # in a column that does not apply
 
 # Not a number, as it was reported; where nothing was reported, `values` holds numpy.nan, which has other bits.

@@ -144,11 +144,14 @@ class StudyWriter:
         time: float,
         config: Mapping[str, Any] | None = None,
         *,
+        ranks: int = 1,
         again: bool = False,
     ) -> None:
-        """Append a stage; `config` where it is not its trial's."""
+        """Append a stage that `ranks` ranks train; `config` where it is not its trial's."""
         text = (schema.NONE, 0) if config is None else self._text(json.dumps(config))
-        self._add("stages", (stage, trial, schema.NONE if parent is None else parent, start, stop, rank, again, time, *text))
+        self._add(
+            "stages", (stage, trial, schema.NONE if parent is None else parent, start, stop, rank, ranks, again, time, *text)
+        )
 
     def reports(
         self, trial: int, stage: int, first: int, names: Sequence[str], values: NDArray[numpy.float64], time: float

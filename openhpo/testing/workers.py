@@ -83,16 +83,20 @@ class Workers:
         raise AssertionError(f"the study is not finished after {turns} turns")
 
     def _hand_out(self) -> None:
-        for worker in range(len(self.held)):
-            while worker not in self._running:
-                stage = self.study.ask(worker)
-                self._drop()
-                if stage is None:
-                    return
-                self._begin(worker, stage)
+        while idle := self._idle():
+            stage = self.study.ask(*idle)
+            self._drop()
+            if stage is None:
+                return
+            assert set(stage.ranks) <= set(idle), "handed out to a rank that is busy"
+            assert len(set(stage.ranks)) == len(stage.ranks)
+            self._begin(stage.ranks[0], stage)
+
+    def _idle(self) -> list[int]:
+        busy = {rank for training in self._running.values() for rank in training.stage.ranks}
+        return [worker for worker in range(len(self.held)) if worker not in busy]
 
     def _begin(self, worker: int, stage: Stage) -> None:
-        assert stage.ranks == (worker,)
         assert 0 <= stage.start < stage.stop <= self.study.engine.max_steps
         model = b""
         before = stage.before

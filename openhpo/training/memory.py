@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import traceback
+from pathlib import Path
+from typing import Any
 
 from openhpo.libraries import loaded
+
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "memory allocation failed")
 
@@ -29,6 +35,49 @@ def describe(error: BaseException) -> str:
     told = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     where = out_of_memory(error)
     return f"out of {where} memory ({told})" if where else told
+
+
+def forget_frames(error: BaseException) -> None:
+    """Let go what the frames of a failed training hold; the traceback still tells where they were."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
+
+
+def start_measuring(device: str) -> None:
+    """From now on look for the peak of memory anew.
+
+    Args:
+        device: As torch spells it.
+    """
+    backend = _backend(device)
+    if backend is not None:
+        backend.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):
+        CLEAR.write_text("5")  # Linux: the peak of what is resident begins anew
+
+
+def measured(device: str) -> tuple[int, int]:
+    """Bytes at the peak since `start_measuring`, and bytes that there are; 0 where that is not known.
+
+    Of an accelerator what torch has reserved, of the host what is resident of this process.
+    """
+    backend = _backend(device)
+    if backend is not None:
+        return int(backend.max_memory_reserved()), int(backend.mem_get_info()[1])
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) << 10, 0
+    return 0, 0
+
+
+def _backend(device: str) -> Any:
+    """Torch's module of an accelerator that tells how much memory is used; None for the host, and where it does not."""
+    torch = loaded("torch")
+    backend = None if torch is None else getattr(torch, device.partition(":")[0], None)
+    return backend if hasattr(backend, "max_memory_reserved") and device != "cpu" else None
 
 
 def release_memory(error: BaseException) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +13,7 @@ from openhpo.errors import UserError, meant
 from openhpo.keyed import KeyedGenerator
 from openhpo.stages import Stage
 from openhpo.training.devices import Device
+from openhpo.training.group import Group, average_of, part_of
 from openhpo.training.metrics import numbers
 from openhpo.training.randomness import SET_UP, seed_everything
 from openhpo.training.states import Lowering, Snapshot, lift, lower, trackable
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 UNTRACKED = b"null"  # the header of the state of a training that never called track
 _ABSENT = object()
+
+
+RULES: dict[str, Callable[[int], float]] = {"linear": float, "sqrt": math.sqrt, "none": lambda size: 1.0}  # of `scaled`
 
 
 class TrialStopped(BaseException):
@@ -43,24 +48,9 @@ class Port(Protocol):
         """Called between two steps of a stage: copy the state where that is asked for; return whether to go on."""
 
 
-class Values(Mapping[str, Any]):
-    """The hyperparameters in force at one moment, by name."""
-
-    def __init__(self, course: Course, t: float) -> None:
-        self._course = course
-        self._t = t
-
-    def __getitem__(self, name: str) -> Any:
-        if name in self._course.constants:
-            return self._course.constants[name]
-        return self._course.value(name, self._t)
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._course.constants
-        yield from self._course.schedules
-
-    def __len__(self) -> int:
-        return len(self._course.constants) + len(self._course.schedules)
+def inner(item: Any) -> Any:
+    """The module within the one that `Trial.parallel` gave, whose state does not depend on how many ranks there are."""
+    return item.module if type(item).__name__ == "DistributedDataParallel" else item
 
 
 def untracked() -> Snapshot:
@@ -82,6 +72,8 @@ class Trial:
         number: The trial's number in the study.
         step: The step being trained, from 1.
         stage: The span of steps being trained.
+        size: How many ranks train it together.
+        member: The place of this rank among them, from 0, which leads: only what it yields counts.
 
     Args:
         stage: The first span of steps.
@@ -91,6 +83,7 @@ class Trial:
         course: What is in force; the stage's configuration as constants where absent.
         state: The state to go on from; None for a new model.
         owned: Whether nobody else needs the memory of that state.
+        group: The ranks that train it together; None for this one alone.
     """
 
     def __init__(
@@ -103,8 +96,12 @@ class Trial:
         course: Course | None = None,
         state: Snapshot | None = None,
         owned: bool = False,
+        group: Group | None = None,
     ) -> None:
         self.seed = stage.seed
+        self._group = group
+        self.size = 1 if group is None else len(group)
+        self.member = 0 if group is None else group.member
         self.tracked: dict[str, Any] = {}
         self._tracks = False
         self._device = device
@@ -157,7 +154,7 @@ class Trial:
         Args:
             fraction: How much of the step is done, from 0 to 1: `trial.at(batch / batches)["lr"]`.
         """
-        return Values(self._course, self.step - 1 + fraction)
+        return self._course.at(self.step - 1 + fraction)
 
     @property
     def rng(self) -> numpy.random.Generator:
@@ -194,7 +191,7 @@ class Trial:
         """
         self._tracks = True
         for name, item in objects.items():
-            tracked = trackable(item)
+            tracked = trackable(inner(item))
             if tracked is None:
                 raise TypeError(
                     f"track({name}=…): a {type(item).__name__} has no state_dict() and load_state_dict(), "
@@ -265,9 +262,87 @@ class Trial:
         """Zero the gradients, compute them from `loss`, and take one step of `optimizer`, as the device needs it."""
         self._device.backward(loss, optimizer)
 
+    # ---- several ranks
+
+    @property
+    def leader(self) -> bool:
+        """Whether this rank leads: the one to write files or print."""
+        return self.member == 0
+
+    def parallel(self, model: Any, **options: Any) -> Any:
+        """Wrap a torch module so that its gradients are averaged over the ranks that train this trial; every rank calls it.
+
+        Where there is one rank, the module itself comes back. `track` takes either, and keeps the module inside.
+
+        Args:
+            model: On this rank's device.
+            options: Of `torch.nn.parallel.DistributedDataParallel`.
+        """
+        if self._group is None:
+            return model
+        self._group.form(self._device)
+        from torch.nn.parallel import DistributedDataParallel
+
+        kind = self._device.name.partition(":")[0]
+        devices = {"device_ids": [self.device]} if kind in ("cuda", "xpu") else {}
+        return DistributedDataParallel(model, **{**devices, **options})
+
+    def shard(self, items: Any) -> Any:
+        """This rank's part of what all ranks have alike: a permutation of sample numbers from `trial.rng`, a list of files.
+
+        Every `size`-th item, as many for each rank; up to `size - 1` items are left out. The batches that the ranks cut from
+        their parts make up, together, the batches of one rank with a batch `size` times as large.
+
+        Args:
+            items: Anything with a length that can be sliced.
+
+        Raises:
+            UserError: There are fewer items than ranks.
+        """
+        return part_of(items, self.member, self.size)
+
+    def average(self, values: Any) -> Any:
+        """The mean over the ranks that train this trial; every rank calls it.
+
+        Args:
+            values: A number, or several by name.
+        """
+        if self._group is None:
+            return values
+        self._group.form(self._device)
+        return average_of(values, self.size, self.device)
+
+    @property
+    def comm(self) -> Any:
+        """An mpi4py communicator of the ranks that train this trial; every rank asks for it before its first use.
+
+        What waits in an operation of MPI's own cannot be woken when another rank fails, unless MPI raises (ULFM): the trial
+        then ends when the ranks that wait are given up.
+        """
+        if self._group is None:
+            from mpi4py import MPI
+
+            return MPI.COMM_SELF
+        return self._group.comm
+
+    def scaled(self, value: float, rule: str = "linear") -> float:
+        """A learning rate for a batch that is `size` times as large, as each rank has a batch of its own.
+
+        Args:
+            value: For one rank.
+            rule: "linear" (Goyal et al., "Accurate, Large Minibatch SGD", 2017), "sqrt" (Krizhevsky, "One weird trick for
+                parallelizing convolutional neural networks", 2014), or "none".
+
+        Raises:
+            UserError: There is no such rule.
+        """
+        if rule not in RULES:
+            raise UserError(f"trial.scaled: there is no rule {rule!r}; there are {', '.join(RULES)}.{meant(rule, RULES)}")
+        return value * RULES[rule](self.size)
+
     def _rekey(self, step: int) -> None:
         self._key = step
         self._now: dict[str, Any] = {}  # the values in force, as they are asked for
-        seed_everything(self.seed, step)
+        seed_everything(self.seed, step, self.member)
         if self._keyed is not None:
             self._keyed.rekey(self.seed, step)

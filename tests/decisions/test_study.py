@@ -46,7 +46,7 @@ def test_the_order_in_which_workers_report_changes_nothing(order, workers):
 def test_every_trial_trains_from_its_first_step_to_its_last_once():
     study = make()
     stages = []
-    while (stage := study.ask(worker=7)) is not None:
+    while (stage := study.ask(7)) is not None:
         stages.append(stage)
         train(study, stage)
     assert [(stage.id, stage.trial, stage.parent, stage.start, stage.stop, stage.ranks) for stage in stages] == [

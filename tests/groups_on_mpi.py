@@ -1,0 +1,106 @@
+"""Trials over several ranks, on real MPI: run by test_groups_on_mpi.py under mpiexec, as `groups_on_mpi.py FOLDER CASE...`."""
+
+import contextlib
+import os
+import signal
+import sys
+import zlib
+from pathlib import Path
+
+import torch
+from digits_mlp import load, objective
+from mpi4py import MPI
+
+import openhpo as hpo
+
+BATCH = 32
+FIXED = hpo.Space({"lr": hpo.Float((0.05, 0.5), log=True), "batch": BATCH, "trouble": ""})
+
+
+def train(trial):
+    """A small network on the digits: each rank has `batch` samples of each batch."""
+    train_x, train_y, val_x, val_y = load(trial.device)
+    train_x = train_x.double()
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10)).double()
+    parallel = trial.parallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=trial["lr"], momentum=0.9)
+    trial.track(model=parallel, optimizer=optimizer)
+    while True:
+        optimizer.param_groups[0]["lr"] = trial["lr"]
+        order = torch.as_tensor(trial.shard(trial.rng.permutation(len(train_x))[:640]))
+        for number, rows in enumerate(order.split(trial["batch"])):
+            trouble(trial, number)
+            trial.backward(torch.nn.functional.cross_entropy(parallel(train_x[rows]), train_y[rows]), optimizer)
+        with torch.no_grad():
+            loss = torch.nn.functional.cross_entropy(model(val_x.double()), val_y)
+            accuracy = (model(val_x.double()).argmax(1) == val_y).double().mean()
+        weights = b"".join(part.detach().numpy().tobytes() for part in model.parameters())
+        alike = trial.average(zlib.crc32(weights)) == zlib.crc32(weights)
+        metrics = {"val_accuracy": accuracy, "val_loss": loss, "fingerprint": zlib.crc32(weights), "alike": alike}
+        yield {**metrics, "size": trial.size, "leads": trial.leader}
+
+
+def trouble(trial, number):
+    """What a configuration asks for, in the midst of its second step."""
+    kind, _, member = trial["trouble"].partition(" ")
+    if not kind or trial.step != 2 or number != 3 or str(trial.member) != member:
+        return
+    if kind == "raise":
+        raise RuntimeError(f"on purpose, on member {trial.member}")
+    if kind == "memory":
+        raise MemoryError(f"on purpose, on member {trial.member}")
+    if kind == "die" and MPI.COMM_WORLD.rank:  # rank 0 coordinates
+        with contextlib.suppress(FileExistsError):
+            Path(os.environ["MARKER"]).touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def plain(trial):
+    """Without torch: a sum over the group's own communicator."""
+    while True:
+        total = trial.comm.allreduce(trial.member + 1) if trial.size > 1 else 1
+        yield {"val_accuracy": total * trial["lr"], "total": total, "size": trial.size}
+
+
+def returning(trial):
+    """It ends by itself after two steps."""
+    for _ in range(2):
+        yield {"val_accuracy": trial["lr"], "size": trial.size}
+
+
+def wider(values):
+    return 2 if values["lr"] > 0.25 else 1
+
+
+def troubled(kind):
+    return hpo.Space({"lr": hpo.Float((0.05, 0.5), log=True), "batch": BATCH, "trouble": hpo.Categorical(["", kind])})
+
+
+GROWING = hpo.Space({"lr": 0.1, "batch": hpo.Steps([8, 16, 32], [2, 2]), "trouble": ""})
+CASES = {  # training, space, engine, options
+    "pairs": (train, FIXED, hpo.Full(3), {"trials": 4, "ranks_per_trial": 2}),
+    "pairs again": (train, FIXED, hpo.Full(3), {"trials": 4, "ranks_per_trial": 2}),
+    "doubled batch": (train, FIXED.fix({"batch": 2 * BATCH}), hpo.Full(3), {"trials": 4}),
+    "five": (train, FIXED, hpo.Full(2), {"trials": 2, "ranks_per_trial": 5}),
+    "some": (train, FIXED, hpo.Full(2), {"trials": 6, "ranks_per_trial": wider}),
+    "halving": (train, FIXED, hpo.SuccessiveHalving(4, 1, 2), {"trials": 8, "ranks_per_trial": 2}),
+    "doubling": (train, FIXED, hpo.ASHA(4, 1, 2, double_ranks=True), {"trials": 8}),
+    "median": (train, FIXED, hpo.MedianStopping(6, grace=1, startup=2), {"trials": 8, "ranks_per_trial": 2}),
+    "pbt": (train, FIXED, hpo.PopulationBased(5, 1), {"trials": 8, "ranks_per_trial": 2}),
+    "growing": (train, GROWING, hpo.Full(6), {"trials": 1, "ranks_per_trial": lambda values: values["batch"] // 8}),
+    "comm": (plain, FIXED, hpo.Full(3), {"trials": 4, "ranks_per_trial": 2}),
+    "returning": (returning, FIXED, hpo.Full(5), {"trials": 4, "ranks_per_trial": 2}),
+    **{
+        f"{kind} {member}": (train, troubled(f"{kind} {member}"), hpo.Full(3), {"trials": 6, "ranks_per_trial": 2, **more})
+        for kind, more in (("raise", {}), ("die", {}))
+        for member in (0, 1)
+    },
+    "memory 1": (train, troubled("memory 1"), hpo.Full(3), {"trials": 6, "ranks_per_trial": "auto"}),
+    "memory 0": (train, troubled("memory 0"), hpo.Full(3), {"trials": 6, "ranks_per_trial": "auto"}),
+}
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    for name in sys.argv[2:]:
+        function, space, engine, more = CASES[name]
+        hpo.run(function, space, objective, engine=engine, study=folder / name, progress=False, seed=3, **more)
