@@ -1,0 +1,34 @@
+"""Charts of a study, by plotly. Each says in a sentence what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from openhpo.report.charts.contours import contours
+from openhpo.report.charts.drawing import Chart
+from openhpo.report.charts.hyperparameters import contributions, parallel, slices
+from openhpo.report.charts.method import lineage, rungs, schedules, timeline, tree
+from openhpo.report.charts.results import against, curves, history
+from openhpo.report.charts.studies import compared
+from openhpo.report.numbers import Numbers
+
+__all__ = ["Chart", "charts", "compared"]
+
+
+def charts(numbers: Numbers) -> list[Chart]:
+    """All that there is something to see in."""
+    makers: Iterable[Callable[[Numbers], Chart | None]] = (
+        history,
+        curves,
+        parallel,
+        contributions,
+        slices,
+        contours,
+        against,
+        rungs,
+        lineage,
+        schedules,
+        tree,
+        timeline,
+    )
+    return [chart for maker in makers if (chart := maker(numbers)) is not None]
