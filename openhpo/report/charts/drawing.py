@@ -27,12 +27,14 @@ class Chart(NamedTuple):
         title: Its heading.
         says: What is to be seen.
         figure: By plotly; without colours of text and background, which the page decides.
+        pairs: What the page draws from instead, where any two hyperparameters can be chosen; as JSON.
     """
 
     name: str
     title: str
     says: str
     figure: go.Figure
+    pairs: dict[str, Any] | None = None
 
 
 def figure_of(x: str = "", y: str = "", **layout: Any) -> go.Figure:

@@ -29,6 +29,7 @@ from openhpo.report.charts.drawing import (
 from openhpo.report.numbers import Candidate, Numbers
 
 MOST_AXES = 10  # of parallel coordinates
+MOST_SLICED = 40_000  # points of all slices
 
 
 def parallel(numbers: Numbers) -> Chart | None:
@@ -140,6 +141,10 @@ def slices(numbers: Numbers) -> Chart | None:
     groups = sides(numbers)
     if not names or not groups:
         return None
+    total = sum(len(group) for _, _, group in groups)
+    most = MOST_SLICED // len(names) / total  # of each group
+    groups = [(kind, colour, thinned(group, math.ceil(most * len(group)))) for kind, colour, group in groups]
+    shown = sum(len(group) for _, _, group in groups)
     figure, buttons = figure_of(names[0], metric_of(numbers)), []
     for place, name in enumerate(names):
         for kind, colour, group in groups:
@@ -151,9 +156,10 @@ def slices(numbers: Numbers) -> Chart | None:
         buttons.append({"label": name, "method": "update", "args": [{"visible": visible}, layout]})
     figure.update_layout({key.replace(".", "_"): value for key, value in _scale(numbers, names[0]).items()})
     choice(figure, buttons)
-    return Chart(
-        "slices", "Slices", f"{metric_of(numbers)} over one hyperparameter at a time, the one that matters most first.", figure
-    )
+    says = f"{metric_of(numbers)} over one hyperparameter at a time, the one that matters most first."
+    if shown < total:
+        says += f" {shown:,} of {total:,} {noun(numbers)}s: the better half of these, and others evenly."
+    return Chart("slices", "Slices", says, figure)
 
 
 def _text(value: Any) -> str:
