@@ -912,6 +912,8 @@ class Study:
             "space": self.space.definition(),
             "objective": self.objective.definition(),
             **self.engine.definition(),
+            **({"forks": True} if self.engine.forks else {}),
+            **({"promotes": True} if self.engine.promotes else {}),
             **self.sampler.definition(),
             "trials": self.total,
             "seed": self.seed,

@@ -398,9 +398,9 @@ class Numbers:
     @cached_property
     def left(self) -> float:
         """Seconds until the study is finished, if it goes on as so far; NaN where nothing tells."""
-        total, engine = int(self.result.definition["trials"]), str(self.result.definition.get("engine"))
+        total = int(self.result.definition["trials"])
         resting = sum(one.state in AT_REST for one in self.candidates)
-        done = resting if engine in ("ASHA", "SuccessiveHalving", "Hyperband") else self.settled
+        done = resting if self.result.promotes else self.settled
         if self.result.phase != "running" or not done:
             return math.nan
         return self.elapsed * (total - done) / done if done < total else 0.0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openhpo.errors import UserError
+from openhpo.hyperparameters import readable
 from openhpo.report.numbers import Numbers
 from openhpo.result import Result, load
 from openhpo.stages import State
@@ -181,7 +182,7 @@ def _summary(numbers: Numbers) -> str:
     table = ""
     if best is not None:
         rows = "".join(
-            f"<tr><th>{escape(name)}</th><td>{escape(_short(value))}</td></tr>" for name, value in best.config.items()
+            f"<tr><th>{escape(name)}</th><td>{escape(readable(value))}</td></tr>" for name, value in best.config.items()
         )
         metrics = numbers.result.metrics_where(best.number, best.step)
         rows += "".join(f"<tr><th>{escape(name)}</th><td>{value:.6g}</td></tr>" for name, value in metrics.items())
@@ -273,7 +274,7 @@ def _failures(result: Result) -> str:
 def _definition(result: Result) -> str:
     definition = {name: value for name, value in result.definition.items() if name != "warm_start"}
     rows = "".join(
-        f'<tr><th>{escape(name)}</th><td class="wide">{escape(_short(value))}</td></tr>'
+        f'<tr><th>{escape(name)}</th><td class="wide">{escape(readable(value))}</td></tr>'
         for name, value in result.environment.items()
     )
     command = str(result.environment.get("command", ""))
@@ -285,7 +286,3 @@ def _definition(result: Result) -> str:
 <details><summary>versions and machine</summary><div class="scroll"><table>{rows}</table></div></details>
 </section>
 """
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
