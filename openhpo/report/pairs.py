@@ -19,6 +19,7 @@ from openhpo.report.numbers import Candidate, Floats, Numbers
 Indices = NDArray[numpy.int64]
 
 MOST_VALUES = 200_000  # that a page holds, over all hyperparameters
+MOST_CANDIDATES = 20_000  # of which a browser computes a surface at once
 GRID = 40  # points of a surface in each direction
 FEWEST = 10  # candidates that a surface takes
 NEAR = 2.0  # candidates that have to be near a point of it
@@ -206,7 +207,8 @@ def pairs_of(numbers: Numbers) -> Pairs | None:
     names = numbers.rank(names, len(names))
     if len(names) < 2 or len(scored) < 2:
         return None
-    part = sorted(scored, key=lambda one: one.score)[:: math.ceil(len(scored) * len(names) / MOST_VALUES)]
+    stride = math.ceil(len(scored) / min(MOST_CANDIDATES, MOST_VALUES / len(names)))
+    part = sorted(scored, key=lambda one: one.score)[::stride]
     values = numpy.array([one.value for one in part], float)
     sign = float(numbers.objective.sign)
     return Pairs(
