@@ -31,7 +31,18 @@ class Callback:
         """A trial begins."""
 
     def on_report(self, trial: int, step: int, metrics: Mapping[str, float]) -> None:
-        """A step was trained; of stages that trials share, it is told for the first of these."""
+        """A step has come to count for a trial.
+
+        It is told for each of the trials that share a step; for one that comes to share it later, then. A run tells what comes
+        to count in it, each step of a trial once; what earlier runs trained it tells to trials that only now come to share it.
+        A trial that takes over the model of another one (population based training) is not told of the donor's steps: its own
+        go on from there, so that some may be left out, and some may come again, of another model.
+
+        Args:
+            trial: The trial's number.
+            step: Counts from 1 over the whole training of the model.
+            metrics: What training yielded.
+        """
 
     def on_rest(self, trial: int, state: State) -> None:
         """A trial has come to rest: paused, done, stopped or failed."""

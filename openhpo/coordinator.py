@@ -45,12 +45,13 @@ from openhpo.protocol import (
     Unfit,
     Welcome,
 )
+from openhpo.reported import Reported
 from openhpo.result import Result
 from openhpo.resume import check_same, replay
 from openhpo.scheduler import Scheduler
 from openhpo.stages import Stage, State, StateName
-from openhpo.storage import StudyWriter, checkpoints, schema
-from openhpo.study import Change, Study
+from openhpo.storage import StudyWriter, Tables, checkpoints, schema
+from openhpo.study import Change, Counted, Study
 from openhpo.suggestions import Suggestion
 from openhpo.view import Progress, View
 
@@ -153,6 +154,7 @@ class Coordinator(Actor):
         self._suggesting = -1
         self._callbacks = Callbacks(()) if callbacks is None else callbacks
         self._expected = trainers
+        self._reported: Reported | None = None  # where callbacks are told of every step
         self._beaten = 0.0  # when trainers were last told that this rank lives
         self._ticked = 0.0
         self._configs: dict[int, Config] = {}  # of the trials, as the file has them
@@ -180,6 +182,7 @@ class Coordinator(Actor):
         self._scheduler = Scheduler(self._study)
         self._callbacks.tell("on_start", self._folder, definition)
         if there is None:
+            self._observe(None)
             self._writer = self._make_writer(self._folder, definition, self._environment)
             self._writer.event(schema.STARTED, 0.0, step=self._study.total, rank=self._ranks)
             self._scheduler.expect(self._ranks)
@@ -207,6 +210,7 @@ class Coordinator(Actor):
             self._study = self._make_study(first)
             self._scheduler = Scheduler(self._study)
         kept = replay(tables, self._scheduler)
+        self._observe(tables)
         self._scheduler.resume(total)
         self._scheduler.expect(self._ranks)
         self._writer = StudyWriter.resume(
@@ -219,6 +223,7 @@ class Coordinator(Actor):
         self._writer.event(schema.RESUMED, self._time(), step=total, rank=self._ranks, text=json.dumps(dict(self._environment)))
         for change in kept.untold:
             self._record_change(change)
+            self._tell_change(change)
         self._record_changes()
         self._tidy()
         study = self._study
@@ -226,6 +231,12 @@ class Coordinator(Actor):
             f"{self._folder} goes on: of {study.total} trials {study.at_rest} have come to where they were to go, and "
             f"{self._steps:,} steps are done"
         )
+
+    def _observe(self, earlier: Tables | None) -> None:
+        """See to it that callbacks can be told of every step that comes to count from now on."""
+        if self._callbacks:
+            self._reported = Reported(earlier)
+            self._study.observe()
 
     def _tidy(self) -> None:
         """Remove checkpoints that nobody needs, and forget those that are gone."""
@@ -463,6 +474,7 @@ class Coordinator(Actor):
         assert self._writer is not None
         for change in self._study.changes():
             self._record_change(change)
+        self._tell()
         self._release()
 
     def _release(self) -> None:
@@ -478,13 +490,28 @@ class Coordinator(Actor):
         if change.state is State.RUNNING and not change.forked:
             self._configs[change.trial] = change.config
             self._writer.trial(change.trial, change.seed, change.config, self._time())
-            self._callbacks.tell("on_trial", change.trial, change.config)
             return
         kind = schema.TRIAL_FORKED if change.forked else f"{schema.TRIAL}{change.state.value}"
         text = json.dumps(change.config) if change.forked else change.error
         stage = schema.NONE if change.stage is None else change.stage
         self._writer.event(kind, self._time(), trial=change.trial, stage=stage, step=change.step, text=text)
-        if not change.forked:
+
+    def _tell(self) -> None:
+        """Tell callbacks what trials came to, each step of each trial that it counts for."""
+        if self._reported is None:
+            return
+        for news in self._study.news():
+            if isinstance(news, Counted):
+                self._callbacks.tell("on_report", news.trial, news.step, self._reported.at(news.stage, news.step))
+            else:
+                self._tell_change(news)
+
+    def _tell_change(self, change: Change) -> None:
+        if change.forked:
+            return
+        if change.state is State.RUNNING:
+            self._callbacks.tell("on_trial", change.trial, change.config)
+        else:
             self._callbacks.tell("on_rest", change.trial, change.state)
 
     # ---- what trainers say
@@ -506,9 +533,9 @@ class Coordinator(Actor):
         if count and not stage.again:
             self._writer.reports(stage.trial, stage.id, message.first, names, values[:count], self._time())
             self._steps += count
-            if self._callbacks:
-                for step, row in enumerate(values[:count].tolist(), message.first):
-                    self._callbacks.tell("on_report", stage.trial, step, dict(zip(names, row, strict=True)))
+            if self._reported is not None:
+                self._reported.add(stage.id, message.first, names, values[:count])
+                self._tell()
         self._trainers[sender.rank].answers.append(Accepted(stage.id, last, stage.id in stopped))
         # where training waits for the answer, it does not wait for anything else
         at_once = last in stage.checks or self._writer.waiting >= MANY

@@ -19,6 +19,11 @@ def meant(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def clipped(text: str, most: int) -> str:
+    """A text that a message quotes, of so many characters at most."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def whole(value: Any, what: str, least: int = 1) -> int:
     """A whole number of at least `least`.
 

@@ -13,6 +13,11 @@ Value: TypeAlias = bool | int | float | str
 Config: TypeAlias = dict[str, Any]
 
 
+def readable(value: Any, digits: int = 6) -> str:
+    """A value as people read it, fractions with so many digits."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
 @dataclass(frozen=True)
 class Float:
     """A real number between two bounds, both included; `log=True` searches its logarithm."""

@@ -243,6 +243,16 @@ class Result:
         return best
 
     @property
+    def forks(self) -> bool:
+        """Whether its engine has trials go on with each other's models, and change hyperparameters in training."""
+        return bool(self.definition.get("forks", False))
+
+    @property
+    def promotes(self) -> bool:
+        """Whether its engine has only the best of the trials that have come to rest go on."""
+        return bool(self.definition.get("promotes", False))
+
+    @property
     def replicates(self) -> int:
         """How often each configuration is trained, each time with another seed."""
         return int(self.definition.get("replicates", 1))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from openhpo.errors import UserError
+from openhpo.errors import UserError, clipped
 from openhpo.resources import Profile
 from openhpo.result import Result, load
 from openhpo.scheduler import Scheduler
@@ -18,6 +18,8 @@ from openhpo.storage import Tables, schema
 from openhpo.storage.checkpoints import name_of
 from openhpo.study import Change
 from openhpo.suggestions import Suggestion
+
+QUOTED = 200  # characters of a definition in a message
 
 
 class Kept(NamedTuple):
@@ -47,9 +49,10 @@ def check_same(folder: Path, definition: Mapping[str, Any]) -> Result:
     keys = [key for key in {**wanted, **there.definition} if key != "trials"]
     differing = [key for key in keys if wanted.get(key) != there.definition.get(key)]
     if differing:
-        where, its, here = _difference(differing[0], there.definition.get(differing[0]), wanted.get(differing[0]))
+        where, *both = _difference(differing[0], there.definition.get(differing[0]), wanted.get(differing[0]))
+        its, here = (clipped(json.dumps(each), QUOTED) for each in both)
         raise UserError(
-            f"{folder} holds another study: its {where} is {_short(its)}, and here it is {_short(here)}. "
+            f"{folder} holds another study: its {where} is {its}, and here it is {here}. "
             "Choose another --study, or remove that folder."
         )
     if wanted["trials"] < there.definition["trials"]:
@@ -69,11 +72,6 @@ def _difference(where: str, one: Any, other: Any) -> tuple[str, Any, Any]:
         place = next(place for place, (mine, theirs) in enumerate(zip(one, other, strict=True)) if mine != theirs)
         return _difference(f"{where}, number {place + 1}", one[place], other[place])
     return where, one, other
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def replay(tables: Tables, scheduler: Scheduler) -> Kept:

@@ -84,6 +84,20 @@ class Change(NamedTuple):
     error: str
 
 
+class Counted(NamedTuple):
+    """A step that has come to count for a trial: trained for it, or before for others that it shares it with.
+
+    Attributes:
+        trial: The trial's number.
+        step: The step.
+        stage: The stage that reported it.
+    """
+
+    trial: int
+    step: int
+    stage: int
+
+
 @dataclass(slots=True)
 class Run:
     """A stage under way.
@@ -180,6 +194,7 @@ class Study:
         self.at_rest = 0  # those, and the ones that have come as far as their method had them go
         self.failed = 0
         self._changes: list[Change] = []
+        self._news: list[Change | Counted] | None = None  # where somebody is told of every step
         self._concluded = False
 
     def extend(self, trials: int) -> None:
@@ -291,9 +306,11 @@ class Study:
 
     def _changed(self, walker: Walker, state: State, stage: int | None, *, forked: bool = False) -> None:
         trial = walker.trial
-        self._changes.append(
-            Change(trial.number, self._roster.seed(trial.number), state, stage, trial.step, forked, trial.config, trial.error)
-        )
+        seed = self._roster.seed(trial.number)
+        change = Change(trial.number, seed, state, stage, trial.step, forked, trial.config, trial.error)
+        self._changes.append(change)
+        if self._news is not None:
+            self._news.append(change)
 
     def _accept(self, request: Request) -> None:
         """A trial that has come to rest goes on."""
@@ -622,6 +639,8 @@ class Study:
         """Take a step into a trial; return how that ends it, if it does."""
         trial, group = walker.trial, walker.group
         trial.step, trial.stage = step, stage
+        if self._news is not None and stage is not None:
+            self._news.append(Counted(trial.number, step, stage))
         if score is None:
             trial.losses.append(NAN)
         else:
@@ -880,6 +899,21 @@ class Study:
         found, self._changes = self._changes, []
         return found
 
+    def observe(self) -> None:
+        """From now on keep what trials come to for `news` too, with every step that counts for them."""
+        self._news = []
+
+    def news(self) -> list[Change | Counted]:
+        """What trials came to since the last call, in order; nothing where nobody observes.
+
+        A trial that takes over another one's model has not come to the steps of that one.
+        """
+        found = self._news
+        if not found:
+            return []
+        self._news = []
+        return found
+
     def releases(self) -> list[Release]:
         """The states that nobody can need any more, since the last call."""
         return self._holdings.releases()
@@ -922,6 +956,8 @@ class Study:
             "space": self.space.definition(),
             "objective": self.objective.definition(),
             **self.engine.definition(),
+            **({"forks": True} if self.engine.forks else {}),
+            **({"promotes": True} if self.engine.promotes else {}),
             **self.sampler.definition(),
             "trials": self.total,
             "seed": self.seed,

@@ -97,8 +97,11 @@ def validate(
     best = result.top(whole(top, "top"))
     if not best:
         raise UserError(f"no trial of {study} has a result to validate")
-    if result.definition["engine"] == "PopulationBased":
-        raise UserError("trials of population based training change hyperparameters in training: `openhpo replay` repeats one")
+    if result.forks:
+        raise UserError(
+            f"trials of {result.definition['engine']} change hyperparameters in training, so none can be trained again by its "
+            "configuration: `openhpo replay` repeats one"
+        )
     seed = key(int(result.definition["seed"]), 1 << 40) >> 1 if seed is None else seed
     again = run(
         train,

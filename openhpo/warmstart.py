@@ -37,7 +37,7 @@ def known_from(source: str | Path, space: Space, objective: Objective) -> Known:
         UserError: There is no such study, it did not report what the objective needs, or it has no trial in this space.
     """
     result = load(source)
-    if result.definition["engine"] == "PopulationBased":
+    if result.forks:
         raise UserError(
             f"{source} cannot be learnt from: its trials took over each other's models, so what they came to is not a matter "
             "of their configurations"

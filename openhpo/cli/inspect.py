@@ -13,6 +13,7 @@ import typer
 
 from openhpo.cli.console import console
 from openhpo.errors import UserError
+from openhpo.hyperparameters import readable
 
 if TYPE_CHECKING:
     from openhpo.result import Result
@@ -177,7 +178,10 @@ def show_best(result: Result, top: int) -> None:
         table = Table(title, escape(str(result.objective.metric)), "step", *map(escape, names))
         for one in found:
             table.add_row(
-                str(one.trial), f"{one.value:.6g}", str(one.step), *(escape(_short(one.config.get(name, ""))) for name in names)
+                str(one.trial),
+                f"{one.value:.6g}",
+                str(one.step),
+                *(escape(readable(one.config.get(name, ""))) for name in names),
             )
         out.print(table)
     if failures:
@@ -199,7 +203,7 @@ def show_rounds(result: Result) -> None:
         if end is not None:
             sizes = [f"[bold]{each['size']}[/]" if each["chosen"] else str(each["size"]) for each in end["clusters"]]
             facts = [str(end["trials"]), str(end["met"]), str(end["kept"]), " ".join(sizes), "yes" if end["improved"] else "no"]
-        ranges = [f"{_short(low)} … {_short(high)}" for low, high in remark["boundaries"].values()]
+        ranges = [f"{readable(low)} … {readable(high)}" for low, high in remark["boundaries"].values()]
         table.add_row(str(remark["round"]), *facts, *ranges)
     console().print(table)
 
@@ -219,14 +223,10 @@ def _show_one(out: Any, result: Result, found: Best) -> None:
         out.print("[yellow]no trial meets the requirements; this one comes closest")
     table = Table.grid(padding=(0, 2))
     for name, value in found.config.items():
-        table.add_row(f"  {name}", escape(_short(value)))
+        table.add_row(f"  {name}", escape(readable(value)))
     out.print(table)
     metrics = result.metrics_of(found)
     if times > 1:
         out.print(f"  {found.value:.6g} ± {found.error:.2g} (mean of its replicates and standard error)", highlight=False)
     out.print("  " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()), style="bold green")
     out.print(f"study: {result.path} (openhpo best {result.path} --top 5 shows more)", markup=False, soft_wrap=True)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

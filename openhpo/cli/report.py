@@ -49,7 +49,7 @@ def draw(result: Result, folder: Path, kind: str) -> None:
     Raises:
         UserError: What draws them is missing.
     """
-    from openhpo.report.charts import charts
+    from openhpo.report.charts import figures
     from openhpo.report.numbers import Numbers
 
     try:
@@ -57,7 +57,7 @@ def draw(result: Result, folder: Path, kind: str) -> None:
     except ImportError:
         raise UserError("figures need kaleido, and Chrome or Chromium: pip install 'openhpo[report]' kaleido") from None
     folder.mkdir(parents=True, exist_ok=True)
-    for chart in charts(Numbers(result)):
+    for chart in figures(Numbers(result)):
         path = folder / f"{chart.name}.{kind}"
         try:
             chart.figure.write_image(path, width=900, height=chart.figure.layout.height, scale=2)

@@ -97,6 +97,7 @@ class ASHA(Engine):
     """
 
     extendable = True
+    promotes = True
 
     def __init__(
         self,

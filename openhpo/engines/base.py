@@ -43,6 +43,8 @@ class Engine(ABC):
         size: The number of trials, where the method fixes it.
         forks: Whether it asks for `donor`s, so that the last state of every trial has to be kept, and a model whose objective
             is not finite is replaced instead of failing its trial.
+        promotes: Whether of the trials that have come to rest only the best go on, and most are left where they are; what
+            shows a study while it runs then counts one at rest as settled.
         extendable: Whether its decisions do not depend on how many trials there will be, so that more may follow later.
         widens: Whether trials that it lets go on are trained on more ranks (`widening`).
     """
@@ -50,6 +52,7 @@ class Engine(ABC):
     max_steps: int
     size: int | None = None
     forks: bool = False
+    promotes: bool = False
     extendable: bool = False
     widens: bool = False
 
@@ -109,7 +112,7 @@ class Engine(ABC):
 
     @abstractmethod
     def definition(self) -> dict[str, Any]:
-        """What identifies the engine, in plain JSON."""
+        """What identifies the engine, in plain JSON; `forks` and `promotes` are added where they are true."""
 
 
 def rungs_between(min_steps: int, max_steps: int, reduction_factor: int) -> list[int]:

@@ -77,6 +77,8 @@ class SuccessiveHalving(Engine):
         reduction_factor: eta; one in so many goes on to the next rung.
     """
 
+    promotes = True
+
     def __init__(self, max_steps: int, min_steps: int = 1, reduction_factor: int = 3) -> None:
         self.rungs = rungs_between(min_steps, max_steps, reduction_factor)
         self.max_steps = max_steps

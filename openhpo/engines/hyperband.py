@@ -26,6 +26,8 @@ class Hyperband(Engine):
         reduction_factor: eta.
     """
 
+    promotes = True
+
     def __init__(self, max_steps: int, min_steps: int = 1, reduction_factor: int = 3) -> None:
         rungs_between(min_steps, max_steps, reduction_factor)
         self.max_steps = max_steps

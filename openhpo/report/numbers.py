@@ -155,6 +155,8 @@ class Numbers:
     def __init__(self, result: Result) -> None:
         self.result = result
         self.objective = result.objective
+        self._columns: dict[str, list[Any]] = {}  # of hyperparameters, once they were asked for
+        self._are_numbers: dict[str, bool] = {}
 
     # ---- who
 
@@ -215,7 +217,9 @@ class Numbers:
 
     def column(self, name: str) -> list[Any]:
         """A hyperparameter of each candidate; None where it is inactive."""
-        return [candidate.config.get(name) for candidate in self.candidates]
+        if name not in self._columns:
+            self._columns[name] = [candidate.config.get(name) for candidate in self.candidates]
+        return self._columns[name]
 
     def _described(self, name: str) -> dict[str, Any]:
         described = self.result.definition.get("space", {}).get("hyperparameters", {}).get(name)
@@ -223,9 +227,10 @@ class Numbers:
 
     def is_number(self, name: str) -> bool:
         """Whether a hyperparameter is searched as a number, and no choice."""
-        values = [value for value in self.column(name) if value is not None]
-        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        return numbers and "choices" not in self._described(name)
+        if name not in self._are_numbers:
+            there = {type(value) for value in self.column(name)} - {type(None)}
+            self._are_numbers[name] = there <= {int, float} and "choices" not in self._described(name)
+        return self._are_numbers[name]
 
     def choices(self, name: str) -> list[str]:
         """The values of what is no number, in the order of the space."""
@@ -393,9 +398,9 @@ class Numbers:
     @cached_property
     def left(self) -> float:
         """Seconds until the study is finished, if it goes on as so far; NaN where nothing tells."""
-        total, engine = int(self.result.definition["trials"]), str(self.result.definition.get("engine"))
+        total = int(self.result.definition["trials"])
         resting = sum(one.state in AT_REST for one in self.candidates)
-        done = resting if engine in ("ASHA", "SuccessiveHalving", "Hyperband") else self.settled
+        done = resting if self.result.promotes else self.settled
         if self.result.phase != "running" or not done:
             return math.nan
         return self.elapsed * (total - done) / done if done < total else 0.0

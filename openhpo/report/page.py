@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openhpo.errors import UserError
+from openhpo.hyperparameters import readable
 from openhpo.report.numbers import Numbers
 from openhpo.result import Result, load
 from openhpo.stages import State
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 FAILURES = 50  # that are shown with their tracebacks
 REFRESH = 10.0  # seconds
+LISTS = """<p class="choice">
+<label>across <select id="{place}-x"></select></label>
+<label>up <select id="{place}-y"></select></label>
+<span class="faint" id="{place}-said" aria-live="polite"></span>
+</p>
+"""
 escape = html.escape
 
 
@@ -129,6 +136,7 @@ def _document(title: str, body: str, *, reload: bool = False) -> str:
 <p class="faint">Written on {time.strftime("%Y-%m-%d %H:%M")}.</p>
 </main>
 <script>{get_plotlyjs()}</script>
+<script>{(files / "contours.js").read_text()}</script>
 <script>{(files / "page.js").read_text()}</script>
 </body>
 </html>
@@ -136,18 +144,28 @@ def _document(title: str, body: str, *, reload: bool = False) -> str:
 
 
 def _section(chart: Chart) -> str:
+    place, figure = f"chart-{chart.name}", chart.figure
+    lists = data = ""
+    if chart.pairs is not None:  # its traces are made in the browser, for the two that are chosen there
+        figure = type(figure)(layout=figure.layout)
+        lists = LISTS.format(place=place)
+        data = f'<script type="application/json" id="{place}-pairs">{_inside(json.dumps(chart.pairs))}</script>'
     return f"""<section>
 <h2 id="{chart.name}">{escape(chart.title)}</h2>
 <p>{escape(chart.says)}</p>
-<div class="scroll"><div class="chart" id="chart-{chart.name}" style="height:{chart.figure.layout.height}px"></div></div>
-<script type="application/json" id="chart-{chart.name}-data">{embedded(chart.figure)}</script>
+{lists}<div class="scroll"><div class="chart" id="{place}" style="height:{chart.figure.layout.height}px"></div></div>
+<script type="application/json" id="{place}-data">{embedded(figure)}</script>
+{data}
 </section>
 """
 
 
 def embedded(figure: Any) -> str:
     """A figure as JSON that may stand inside of a page."""
-    text: str = figure.to_json(validate=False)
+    return _inside(figure.to_json(validate=False))
+
+
+def _inside(text: str) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
@@ -164,7 +182,7 @@ def _summary(numbers: Numbers) -> str:
     table = ""
     if best is not None:
         rows = "".join(
-            f"<tr><th>{escape(name)}</th><td>{escape(_short(value))}</td></tr>" for name, value in best.config.items()
+            f"<tr><th>{escape(name)}</th><td>{escape(readable(value))}</td></tr>" for name, value in best.config.items()
         )
         metrics = numbers.result.metrics_where(best.number, best.step)
         rows += "".join(f"<tr><th>{escape(name)}</th><td>{value:.6g}</td></tr>" for name, value in metrics.items())
@@ -256,7 +274,7 @@ def _failures(result: Result) -> str:
 def _definition(result: Result) -> str:
     definition = {name: value for name, value in result.definition.items() if name != "warm_start"}
     rows = "".join(
-        f'<tr><th>{escape(name)}</th><td class="wide">{escape(_short(value))}</td></tr>'
+        f'<tr><th>{escape(name)}</th><td class="wide">{escape(readable(value))}</td></tr>'
         for name, value in result.environment.items()
     )
     command = str(result.environment.get("command", ""))
@@ -268,7 +286,3 @@ def _definition(result: Result) -> str:
 <details><summary>versions and machine</summary><div class="scroll"><table>{rows}</table></div></details>
 </section>
 """
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

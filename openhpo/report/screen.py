@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy
 
+from openhpo.hyperparameters import readable
 from openhpo.objective import NO_SCORE
 from openhpo.progress import clock
 from openhpo.report.numbers import Candidate, Floats, Numbers
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 NARROWEST = 40
+DIGITS = 3  # of hyperparameters
 
 
 def sparkline(values: Sequence[float], width: int, low: float | None = None, high: float | None = None) -> str:
@@ -72,7 +74,7 @@ def screen(numbers: Numbers, width: int, height: int) -> list[Text]:
     lines.append(Text(f"{bar}{facts}, {clock(costs.elapsed)}{left}"))
     lines += _best_lines(numbers, width)
     lines += _rank_lines(numbers, width)
-    view = _population(numbers, width) if "PopulationBased" in str(definition.get("engine")) else _rung_lines(numbers, width)
+    view = _population(numbers, width) if result.forks else _rung_lines(numbers, width)
     trains = _running_lines(numbers, width, max(3, height - len(lines) - len(view) - 3))
     rest = height - len(lines) - len(trains) - 1
     lines += [Text(), *view[: max(0, rest - 1)]] if view and rest > 2 else []
@@ -103,7 +105,7 @@ def _best_lines(numbers: Numbers, width: int) -> list[Text]:
         low, high = float(numpy.quantile(finite, 0.02)), float(finite.max())
     text = Text(line, style="bold")
     text.append(sparkline(history.tolist(), max(8, width - len(line)), low, high), style="green")
-    config = "  ".join(f"{name} {_short(value)}" for name, value in best.config.items())
+    config = _shortened(best)
     return [text, Text(config, style="cyan")]
 
 
@@ -152,7 +154,7 @@ def _population(numbers: Numbers, width: int) -> list[Text]:
     members = sorted(numbers.candidates, key=lambda one: one.score)
     found = [Text(f"{len(numbers.forks)} exploits; members, the best first:", style="dim")]
     for one in members[:8]:
-        config = "  ".join(f"{name} {_short(value)}" for name, value in one.config.items())
+        config = _shortened(one)
         value = "–" if one.score == NO_SCORE else f"{one.value:.5g}"
         found.append(Text(f"{one.number:>5}  step {one.steps:>5}  {value:>10}  {config}"))
     return found
@@ -186,8 +188,4 @@ def _running_lines(numbers: Numbers, width: int, most: int) -> list[Text]:
 
 
 def _shortened(one: Candidate) -> str:
-    return "  ".join(f"{name} {_short(value)}" for name, value in one.config.items())
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return "  ".join(f"{name} {readable(value, DIGITS)}" for name, value in one.config.items())

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from openhpo.errors import UserError
+from openhpo.errors import UserError, clipped
 
 LONGEST_NAME = 63  # bytes of a metric's name in the study file
+QUOTED = 60  # characters of what was yielded in a message
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -18,7 +19,9 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
         UserError: What was yielded is no dictionary, or one of its values is no number.
     """
     if type(metrics) is not dict and not isinstance(metrics, Mapping):  # the check for an abstract class is slow
-        raise UserError(f"train yielded {_short(metrics)}, and it has to yield a dictionary such as {{'val_loss': 0.3}}")
+        raise UserError(
+            f"train yielded {clipped(repr(metrics), QUOTED)}, and it has to yield a dictionary such as {{'val_loss': 0.3}}"
+        )
     found: dict[str, float] = {}
     for name, value in metrics.items():
         _check_name(name)
@@ -39,11 +42,6 @@ def _number(name: str, value: Any) -> float:
         except (TypeError, ValueError, RuntimeError):
             pass
     raise UserError(
-        f"the metric {name!r} is no number: train yielded {_short(value)} ({type(value).__name__}). "
+        f"the metric {name!r} is no number: train yielded {clipped(repr(value), QUOTED)} ({type(value).__name__}). "
         "Yield a float, such as loss.item()."
     )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"

@@ -91,9 +91,9 @@ def test_a_finished_study_has_nobody_at_work(asha):
 
 
 def test_of_a_study_that_was_continued_nobody_trains_two_stages_at_once(tmp_path):
-    first = run(tmp_path / "s", engine=hpo.Full(2000), trials=3, time_limit=0.05)
+    first = run(tmp_path / "s", engine=hpo.Full(20_000), trials=3, time_limit=0.05)
     assert not first.finished
-    again = run(tmp_path / "s", engine=hpo.Full(2000), trials=3)
+    again = run(tmp_path / "s", engine=hpo.Full(20_000), trials=3)
     numbers = Numbers(again)
     assert len(numbers.spans) > 3
     for one, other in itertools.pairwise(numbers.spans):

@@ -95,6 +95,26 @@ def test_history_and_curves_are_those_of_the_file(page, asha):
     assert all(value == pytest.approx(curves[trial, step - 1], rel=1e-6) for (trial, step), value in told.items())
 
 
+def test_the_page_holds_what_contours_of_any_two_hyperparameters_are_drawn_from(asha, tmp_path):
+    text = write_report(asha.path, tmp_path / "report.html").read_text()
+    pairs = json.loads(re.search(r'id="chart-contours-pairs">(.*?)</script>', text, re.DOTALL).group(1))
+    numbers = Numbers(asha)
+    told = values(pairs["numbers"]).astype(int).tolist()
+    assert sorted(told) == [one.number for one in numbers.candidates if math.isfinite(one.value)]
+    assert told[0] == asha.best.trial
+    assert values(pairs["values"]) == pytest.approx([numbers.candidates[number].value for number in told], rel=1e-6)
+    axes = {axis["name"]: axis for axis in pairs["axes"]}
+    assert set(axes) == {"lr", "width", "optimizer", "momentum", "batch"}
+    assert axes["batch"]["texts"] == ["16", "32", "64"]
+    for name, axis in axes.items():
+        there = [numbers.candidates[number].config.get(name) for number in told]
+        held = values(axis["values"])
+        if axis["texts"]:
+            assert [axis["texts"][int(place)] for place in held] == [str(value) for value in there]
+        else:
+            assert held == pytest.approx([math.nan if value is None else value for value in there], rel=1e-6, nan_ok=True)
+
+
 def test_the_best_stands_out_and_others_are_told_apart_by_the_requirement(page, asha):
     names = {trace["name"]: trace for trace in page[1]["slices"]["data"][:3]}
     assert set(names) == {"requirement not met", "requirement met", "best"}
@@ -158,6 +178,7 @@ def test_odd_studies_make_sensible_pages(how, space, trials, tmp_path):
     reader, figures = read(write_report(result.path))
     assert "odd" in reader.text
     assert "timeline" in figures
+    assert (result.path / "report.html").stat().st_size < 10e6
     assert ("history" in figures) == (result.best is not None)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 import pty
 import select
@@ -18,6 +19,7 @@ import pytest
 import openhpo as hpo
 from openhpo.report.numbers import Numbers
 from openhpo.report.screen import BLOCKS, screen, sparkline
+from openhpo.stages import State
 
 from .conftest import run, train
 
@@ -60,6 +62,44 @@ def test_a_population_is_shown_by_its_members(population):
     text = "\n".join(line.plain for line in screen(Numbers(population), 80, 24))
     assert "exploits; members, the best first" in text
     assert f"{population.best.value:.5g}" in text
+
+
+class Colony(hpo.PopulationBased):
+    """An engine of one's own, which copies models."""
+
+    def definition(self):
+        return {**super().definition(), "engine": "Colony"}
+
+
+class Ladder(hpo.ASHA):
+    """An engine of one's own, which promotes."""
+
+    def definition(self):
+        return {**super().definition(), "engine": "Ladder"}
+
+
+def test_an_engine_of_ones_own_is_shown_by_what_it_does_and_not_by_its_name(tmp_path, monkeypatch):
+    space, objective = (
+        hpo.Space({"lr": hpo.Float((1e-4, 0.4), log=True), "width": 64, "optimizer": "sgd"}),
+        hpo.Minimize("val_loss"),
+    )
+    colony = run(tmp_path / "colony", space=space, objective=objective, engine=Colony(8, 2), trials=4)
+    assert colony.definition["engine"] == "Colony"
+    assert (colony.forks, colony.promotes) == (True, False)
+    assert "members, the best first" in "\n".join(line.plain for line in screen(Numbers(colony), 80, 24))
+    with pytest.raises(hpo.UserError, match="took over each other's models"):
+        run(tmp_path / "warm", space=space, objective=objective, warm_start=colony.path, sampler=hpo.TPE())
+    with pytest.raises(hpo.UserError, match="trials of Colony change hyperparameters"):
+        hpo.validate(train, colony.path)
+    for engine, counted in ((Ladder(9, 1, 3), True), (hpo.Full(9), False)):
+        result = run(tmp_path / type(engine).__name__, space=space, objective=objective, engine=engine, trials=12)
+        assert (result.forks, result.promotes) == (False, counted)
+        numbers = Numbers(result)
+        paused = [one._replace(state=State.PAUSED) for one in numbers.candidates[:6]]
+        numbers.candidates = paused + [one._replace(state=State.RUNNING) for one in numbers.candidates[6:]]
+        monkeypatch.setattr(type(result), "phase", "running")
+        assert numbers.left == pytest.approx(numbers.elapsed if counted else math.nan, nan_ok=True)
+        monkeypatch.undo()
 
 
 RUNNING = """
