@@ -67,7 +67,7 @@ def load(data, device):
     fields = torch.as_tensor(snapshots() if data == "generated" else read(data), device=device)
     train, rest = (64 * len(fields)) // 100, (80 * len(fields)) // 100
     std, mean = torch.std_mean(fields[:train], (0, 2, 3), keepdim=True)
-    return ((fields - mean) / std.clamp_min(torch.finfo(std.dtype).tiny)).tensor_split((train, rest))
+    return ((fields - mean) / torch.where(std > 0, std, 1)).tensor_split((train, rest))
 
 
 class Autoencoder(nn.Module):
