@@ -31,6 +31,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -102,14 +103,14 @@ class Account(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A method in one precision, over all seeds; speed-ups are relative to the first precision."""
+    """A method in one precision, seed by seed; speed-ups are relative to the same seed's in the first precision."""
 
     method: str
     precision: str
     accounts: Sequence[Account]
-    speedup: float
-    speedup_of_a_step: float
-    kept: float
+    speedups: Sequence[float]
+    speedups_of_a_step: Sequence[float]
+    kept: Sequence[float]
 
     @property
     def spent(self) -> Spent:
@@ -198,7 +199,7 @@ def main(
     for seed in range(seeds):
         order = kinds[:: -1 if seed % 2 else 1]  # what comes first may be slower or faster
         stages = first_stages(space, objective, trials, min(bare_steps, steps), seed)
-        alone.append(bare_seconds(train, space, stages, order, place))
+        alone.append(bare_of(study / f"bare-{seed}.json", kinds, partial(bare_seconds, train, space, stages, order, place)))
         for name in chosen:
             engine, sampler = METHODS[name]
             for kind in order:
@@ -206,8 +207,7 @@ def main(
         if launched_rank() == 0:
             print(f"seed {seed}: done", file=sys.stderr, flush=True)
     if launched_rank() == 0:
-        means = {kind: statistics.fmean(each[kind] for each in alone) for kind in kinds}
-        tell(results, means, metric, code.name, study)
+        tell(results, {kind: [each[kind] for each in alone] for kind in kinds}, metric, code.name, study)
 
 
 def code_of(app: Path) -> tuple[App, Objective]:
@@ -291,6 +291,17 @@ def bare_seconds(train: Train, space: Space, stages: Sequence[Stage], kinds: Seq
     return {kind: statistics.fmean(each[kind] for each in found) for kind in kinds}
 
 
+def bare_of(path: Path, kinds: Sequence[str], measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What a bare loop takes, or took when the studies that lie beside the file were made."""
+    found: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    if not found.keys() >= set(kinds):
+        found = measure()
+        if launched_rank() == 0:
+            path.with_suffix(".part").write_text(json.dumps(found))
+            path.with_suffix(".part").replace(path)  # complete, as another rank may look for it
+    return found
+
+
 # ---- what studies came to
 
 
@@ -325,29 +336,38 @@ def place_of(results: Sequence[Result], folder: Path) -> tuple[int, str]:
     return places.pop()
 
 
-def compared(accounts: Mapping[tuple[str, str], Sequence[Account]], alone: Mapping[str, float]) -> list[Row]:
+def compared(accounts: Mapping[tuple[str, str], Sequence[Account]], alone: Mapping[str, Sequence[float]]) -> list[Row]:
     """Speed-ups of each method and precision, relative to the first precision."""
     first, rows = next(iter(alone)), []
     for (method, kind), mine in accounts.items():
-        times = [sum(each.seconds for each in several) for several in (accounts[method, first], mine)]
-        steps = [sum(each.steps for each in several) for several in (accounts[method, first], mine)]
-        speedup = times[0] / times[1]
-        a_step = speedup * steps[1] / steps[0]
-        rows.append(Row(method, kind, mine, speedup, a_step, a_step / (alone[first] / alone[kind])))
+        before = accounts[method, first]
+        speedups = [a.seconds / b.seconds for a, b in zip(before, mine, strict=True)]
+        steps = [speedup * b.steps / a.steps for speedup, a, b in zip(speedups, before, mine, strict=True)]
+        kept = [step / bare for step, bare in zip(steps, faster(alone, kind), strict=True)]
+        rows.append(Row(method, kind, mine, speedups, steps, kept))
     return rows
 
 
-def spread(values: Sequence[float]) -> str:
+def faster(alone: Mapping[str, Sequence[float]], kind: str) -> list[float]:
+    """Speed-ups of the bare loop, seed by seed."""
+    return [a / b for a, b in zip(next(iter(alone.values())), alone[kind], strict=True)]
+
+
+def spread(values: Sequence[float], digits: str = ".3g", of_error: str = ".2g") -> str:
     """Mean, and standard deviation where there are several."""
-    error = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.4g}{error}"
+    error = f" ± {statistics.stdev(values):{of_error}}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):{digits}}{error}"
 
 
 # ---- what comes out
 
 
 def tell(
-    results: Mapping[tuple[str, str], Sequence[Result]], alone: Mapping[str, float], metric: str, app: str, folder: Path
+    results: Mapping[tuple[str, str], Sequence[Result]],
+    alone: Mapping[str, Sequence[float]],
+    metric: str,
+    app: str,
+    folder: Path,
 ) -> None:
     """Print, write and draw what all studies came to."""
     size, place = place_of([each for several in results.values() for each in several], folder)
@@ -366,13 +386,13 @@ def tell(
     print(f"figures: {written}; plot: {draw(rows, alone, place, folder / 'precision.png')}")
 
 
-def show(title: str, caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def show(title: str, caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, wide: bool = True) -> None:
     """Print a table, texts in the first two columns and numbers in the others; a line between methods."""
     from rich.table import Table
 
     table = Table(title=f"\n{title}", caption=caption, title_justify="left", caption_justify="left")
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place > 1 else "left")
+        table.add_column(column, justify="right" if place > 1 else "left", no_wrap=wide)
     for method, several in itertools.groupby(rows, key=lambda row: row[0]):
         table.add_section()
         for place, (_, *cells) in enumerate(several):
@@ -380,27 +400,32 @@ def show(title: str, caption: str, columns: Sequence[str], rows: Iterable[Sequen
     console().print(table)
 
 
-def show_times(rows: Sequence[Row], alone: Mapping[str, float], metric: str, title: str) -> None:
+def show_times(rows: Sequence[Row], alone: Mapping[str, Sequence[float]], metric: str, title: str) -> None:
     """Print run times, speed-ups and test metrics."""
     first = next(iter(alone))
+
+    def ratios(values: Sequence[float], kind: str) -> str:
+        return "1" if kind == first else spread(values, ".2f", ".2f")
+
     bare = [
-        ("bare loop", kind, f"{seconds:.4g} a step", "", f"{alone[first] / seconds:.2f}x", "", "", "")
+        ("bare loop", kind, f"a step: {statistics.fmean(seconds):.3g}", "", "", ratios(faster(alone, kind), kind), "", "")
         for kind, seconds in alone.items()
     ]
     studies = [
         (
             *(row.method, row.precision, spread([each.seconds for each in row.accounts])),
             f"{statistics.fmean(each.steps for each in row.accounts):.0f}",
-            *(f"{row.speedup:.2f}x", f"{row.speedup_of_a_step:.2f}x", f"{row.kept:.2f}"),
+            f"{statistics.fmean(row.speedups):.2f}",
+            *(ratios(values, row.precision) for values in (row.speedups_of_a_step, row.kept)),
             spread([each.test for each in row.accounts]),
         )
         for row in rows
     ]
     show(
         title,
-        f"Speed-ups are relative to {first}: of the run time, and of it divided by the steps, which differ where what is "
-        "trained next depends on who came first. Kept: the speed-up a step divided by the bare loop's.",
-        ["method", "precision", "run time, s", "steps", "speed-up", "a step", "kept", metric],
+        f"Speed-ups are relative to the same seed in {first}: of the run time, and of it divided by the steps, which differ "
+        "where what is trained next depends on who came first. Kept: the speed-up a step divided by the bare loop's.",
+        ["method", "in", "run time, s", "steps", "speed-up", "a step", "kept", metric],
         [*bare, *studies],
     )
 
@@ -427,30 +452,32 @@ def show_parts(rows: Sequence[Row]) -> None:
     )
 
 
-def show_published(rows: Sequence[Row], alone: Mapping[str, float]) -> None:
+def show_published(rows: Sequence[Row], alone: Mapping[str, Sequence[float]]) -> None:
     """Print the published speed-ups beside these."""
-    first, *others = alone
-    found = []
-    for kind in others:
-        found.append(("a training by itself", PUBLISHED[0], kind, f"{alone[first] / alone[kind]:.2f}x", ""))
+    found: list[Sequence[str]] = []
+    for kind in list(alone)[1:]:
+        found.append(("a training by itself", PUBLISHED[0], kind, f"{statistics.fmean(faster(alone, kind)):.2f}", ""))
         for name, published in zip(("random, asha, bohb", "pbt"), PUBLISHED[1:], strict=True):
             mine = [row for row in rows if row.precision == kind and row.method in name]
-            speedups, kept = (", ".join(f"{getattr(row, what):.2f}" for row in mine) for what in ("speedup_of_a_step", "kept"))
+            speedups, kept = ([row.speedups_of_a_step for row in mine], [row.kept for row in mine])
+            cells = (", ".join(f"{statistics.fmean(each):.2f}" for each in several) for several in (speedups, kept))
             if mine:
-                found.append((name, published, kind, f"{speedups}x", kept))
-    show("Speed-ups, published (run time) and here (a step)", "", ["", "Aach et al. 2023", "here", "", "kept"], found)
+                found.append((name, published, kind, *cells))
+    show(
+        "Speed-ups, published (run time) and here (a step)", "", ["", "Aach et al. 2023", "here", "", "kept"], found, wide=False
+    )
 
 
-def write(rows: Sequence[Row], alone: Mapping[str, float], metric: str, what: Mapping[str, Any], path: Path) -> Path:
+def write(rows: Sequence[Row], alone: Mapping[str, Sequence[float]], metric: str, what: Mapping[str, Any], path: Path) -> Path:
     """Write all figures, seed by seed; return where they are."""
     first = next(iter(alone))
-    bare = {kind: {"seconds_of_a_step": each, "speedup": alone[first] / each} for kind, each in alone.items()}
+    bare = {kind: {"seconds_of_a_step": each, "speedups": faster(alone, kind)} for kind, each in alone.items()}
     found = [
         {
             "method": row.method,
             "precision": row.precision,
-            "speedup": row.speedup,
-            "speedup_of_a_step": row.speedup_of_a_step,
+            "speedups": row.speedups,
+            "speedups_of_a_step": row.speedups_of_a_step,
             "kept": row.kept,
             "runs": [{**each._asdict(), "spent": each.spent._asdict()} for each in row.accounts],
         }
@@ -460,7 +487,7 @@ def write(rows: Sequence[Row], alone: Mapping[str, float], metric: str, what: Ma
     return path
 
 
-def draw(rows: Sequence[Row], alone: Mapping[str, float], place: str, path: Path) -> Path:
+def draw(rows: Sequence[Row], alone: Mapping[str, Sequence[float]], place: str, path: Path) -> Path:
     """Draw the speed-ups beside those of the bare loop, and what the trainers' time was spent on."""
     plots = pyplot()
     first, *others = alone
@@ -469,12 +496,19 @@ def draw(rows: Sequence[Row], alone: Mapping[str, float], place: str, path: Path
     width = 0.8 / len(others)
     for number, kind in enumerate(others):
         places = [spot + (number - (len(others) - 1) / 2) * width for spot in range(len(methods))]
-        speedups = [row.speedup_of_a_step for row in rows if row.precision == kind]
-        left.bar(places, speedups, 0.9 * width, color=COLOURS[number % len(COLOURS)], label=kind)
+        found = [row.speedups_of_a_step for row in rows if row.precision == kind]
+        errors = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in found]
+        colour = COLOURS[number % len(COLOURS)]
+        left.bar(places, list(map(statistics.fmean, found)), 0.9 * width, yerr=errors, capsize=3, color=colour, label=kind)
         ends = [[spot + side * width / 2 for spot in places] for side in (-1, 1)]
         label = "" if number else "bare loop"
         left.hlines(
-            [alone[first] / alone[kind]] * len(places), *ends, colors=BLACK, linestyles="--", linewidth=1.5, label=label
+            [statistics.fmean(faster(alone, kind))] * len(places),
+            *ends,
+            colors=BLACK,
+            linestyles="--",
+            linewidth=1.5,
+            label=label,
         )
     left.axhline(1, color=GREY, linewidth=0.8)
     left.set_xticks(range(len(methods)), methods)

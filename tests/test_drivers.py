@@ -101,20 +101,21 @@ def test_methods_compares_at_equal_steps(tmp_path):
     assert drawn(tmp_path / "s") == {"methods"}
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_precision_compares_methods_with_a_bare_loop_and_divides_their_time(ranks, tmp_path):
-    small = ["--trials", "4", "--steps", "2", "--seeds", "2", "--set", "batches=1", "--set", "measured=50", "--bare-steps", "1"]
-    said = driver(tmp_path / "s", "precision", *small, "--ranks", str(ranks))
+@pytest.mark.parametrize(("ranks", "methods", "seeds"), [(1, ["random", "pbt"], 1), (2, ["random", "asha", "bohb", "pbt"], 2)])
+def test_precision_compares_methods_with_a_bare_loop_and_divides_their_time(ranks, methods, seeds, tmp_path):
+    small = ["--trials", "4", "--steps", "2", "--set", "batches=1", "--set", "measured=50", "--bare-steps", "1"]
+    chosen = [word for method in methods for word in ("--method", method)]
+    said = driver(tmp_path / "s", "precision", *small, *chosen, "--seeds", str(seeds), "--ranks", str(ranks))
     assert "Measured on a CPU" in said
     assert drawn(tmp_path / "s") == {"precision"}
     found = json.loads((tmp_path / "s" / "precision.json").read_text())
     assert [found["device"], found["trainers"], found["relative_to"]] == ["cpu", ranks, "fp32"]
     assert found["test_metric"] == "test_accuracy"
     kinds = [(row["method"], row["precision"]) for row in found["methods"]]
-    assert kinds == [(method, kind) for method in ("random", "asha", "bohb", "pbt") for kind in ("fp32", "bf16")]
-    bare = found["bare"]["bf16"]["speedup"]
+    assert kinds == [(method, kind) for method in methods for kind in ("fp32", "bf16")]
+    bare = found["bare"]["bf16"]["speedups"]
     for row in found["methods"]:
-        assert [run["seed"] for run in row["runs"]] == [0, 1]
+        assert [run["seed"] for run in row["runs"]] == list(range(seeds))
         for run in row["runs"]:
             *parts, exploits, others = run["spent"].values()
             assert sum(parts) == pytest.approx(ranks * run["seconds"])
@@ -124,7 +125,9 @@ def test_precision_compares_methods_with_a_bare_loop_and_divides_their_time(rank
             assert others >= 4
             assert 4 <= run["steps"] <= 4 * 2
         if row["precision"] == "bf16":
-            assert row["kept"] == pytest.approx(row["speedup_of_a_step"] / bare)
+            assert [kept * alone for kept, alone in zip(row["kept"], bare, strict=True)] == pytest.approx(
+                row["speedups_of_a_step"]
+            )
 
 
 @pytest.mark.parametrize(
