@@ -1,6 +1,7 @@
 """The drivers, small: they run as README says, and print and draw what they promise."""
 
 import importlib.util
+import json
 import re
 import sys
 
@@ -73,7 +74,7 @@ def test_pbt_passes_on_the_toy_in_every_seed_and_replays_its_best_schedule(tmp_p
     assert (tmp_path / "s" / "schedule.json").exists()
 
 
-@pytest.mark.parametrize("name", ["asha", "dynamic_lr", "grid", "lcm", "pbt", "stages"])
+@pytest.mark.parametrize("name", ["asha", "dynamic_lr", "grid", "lcm", "pbt", "precision", "stages"])
 def test_a_mistyped_option_of_a_driver_is_said_in_a_line(name, tmp_path):
     done = finished([sys.executable, str(ROOT / "drivers" / f"{name}.py"), "--rank", "2"], cwd=tmp_path)
     assert done.returncode == 2
@@ -98,3 +99,49 @@ def test_methods_compares_at_equal_steps(tmp_path):
     for name in ("random", "asha", "bohb", "pbt"):
         assert re.search(rf"{name} .*±", said)
     assert drawn(tmp_path / "s") == {"methods"}
+
+
+@pytest.mark.parametrize(("ranks", "methods", "seeds"), [(1, ["random", "pbt"], 1), (2, ["random", "asha", "bohb", "pbt"], 2)])
+def test_precision_compares_methods_with_a_bare_loop_and_divides_their_time(ranks, methods, seeds, tmp_path):
+    small = ["--trials", "4", "--steps", "2", "--set", "batches=1", "--set", "measured=50", "--bare-steps", "1"]
+    chosen = [word for method in methods for word in ("--method", method)]
+    said = driver(tmp_path / "s", "precision", *small, *chosen, "--seeds", str(seeds), "--ranks", str(ranks))
+    assert "Measured on a CPU" in said
+    assert drawn(tmp_path / "s") == {"precision"}
+    found = json.loads((tmp_path / "s" / "precision.json").read_text())
+    assert [found["device"], found["trainers"], found["relative_to"]] == ["cpu", ranks, "fp32"]
+    assert found["test_metric"] == "test_accuracy"
+    kinds = [(row["method"], row["precision"]) for row in found["methods"]]
+    assert kinds == [(method, kind) for method in methods for kind in ("fp32", "bf16")]
+    bare = found["bare"]["bf16"]["speedups"]
+    for row in found["methods"]:
+        assert [run["seed"] for run in row["runs"]] == list(range(seeds))
+        for run in row["runs"]:
+            *parts, exploits, others = run["spent"].values()
+            assert sum(parts) == pytest.approx(ranks * run["seconds"])
+            assert run["spent"]["training"] > 0.2 * run["seconds"]
+            assert min(parts) >= 0
+            assert (exploits > 0) <= (row["method"] == "pbt")
+            assert others >= 4
+            assert 4 <= run["steps"] <= 4 * 2
+        if row["precision"] == "bf16":
+            assert [kept * alone for kept, alone in zip(row["kept"], bare, strict=True)] == pytest.approx(
+                row["speedups_of_a_step"]
+            )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--precisions", "fp32"], "two at least"),
+        (["--precisions", "fp32,fp31"], "there is no precision 'fp31'"),
+        (["--method", "pbtt"], "there is no method 'pbtt'.*'pbt'"),
+        (["--test-metric", "val_accurac", "--set", "batches=1"], "reports no 'val_accurac', but .*val_accuracy"),
+    ],
+)
+def test_precision_says_what_is_wrong_with_its_options(options, said, tmp_path):
+    command = [sys.executable, str(ROOT / "drivers/precision.py"), *options, "--study", str(tmp_path / "s")]
+    done = finished(command, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert re.search(said, done.stderr, re.DOTALL), done.stderr
