@@ -15,7 +15,7 @@ PIP_QUIET := --quiet --disable-pip-version-check
 
 demo: .venv/ready
 	@rm -rf runs/demo
-	@.venv/bin/python -m openhpo run random apps/digits_mlp.py --trials 24 --ranks 4 --study runs/demo
+	@.venv/bin/python -m openhpo run random apps/digits_mlp.py --trials 24 --ranks 4 --device cpu --study runs/demo
 	@.venv/bin/python -m openhpo report runs/demo
 
 test: .venv/test-ready .venv-mpich/ready check

@@ -138,7 +138,8 @@ class Trainer(Actor):
         self._next_tick()
 
     def _join(self) -> None:
-        self.send(COORDINATOR, Ready(socket.gethostname(), self._device.name, os.getpid()))
+        device = self._device
+        self.send(COORDINATOR, Ready(socket.gethostname(), device.name, os.getpid(), device.identity, device.shared))
 
     def on_stop(self) -> None:
         if self.failure is None and not self._suspending:  # the study is over: nobody will read them

@@ -71,6 +71,7 @@ def validate(
     replicates: int = 10,
     seed: int | None = None,
     into: str | Path | None = None,
+    precision: str | None = None,
     **more: Any,
 ) -> list[Validated]:
     """Train the best configurations of a study again, each with several new seeds. Under `mpirun` every rank calls this.
@@ -85,6 +86,7 @@ def validate(
         replicates: How often to train each.
         seed: Decides the new seeds; by default one that follows from the study's.
         into: The folder of the new study; within that of the old one by default.
+        precision: The arithmetic; the study's by default.
         more: Further arguments of `run`, such as ranks, device, time_limit or app.
 
     Returns:
@@ -99,6 +101,7 @@ def validate(
         raise UserError(f"no trial of {study} has a result to validate")
     if result.definition["engine"] == "PopulationBased":
         raise UserError("trials of population based training change hyperparameters in training: `openhpo replay` repeats one")
+    name = f"validation-top-{top}-replicates-{replicates}" + ("" if precision is None else f"-{precision}")
     seed = key(int(result.definition["seed"]), 1 << 40) >> 1 if seed is None else seed
     again = run(
         train,
@@ -108,9 +111,9 @@ def validate(
         sampler=Listed([found.config for found in best]),
         trials=len(best),
         replicates=whole(replicates, "replicates"),
-        study=Path(into) if into is not None else result.path / f"validation-top-{top}-replicates-{replicates}",
+        study=Path(into) if into is not None else result.path / name,
         seed=seed,
-        precision=str(more.pop("precision", result.definition.get("precision", "fp32"))),
+        precision=precision or str(result.definition.get("precision", "fp32")),
         **more,
     )
     if not again.finished:

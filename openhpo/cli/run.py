@@ -370,6 +370,7 @@ def search(method: str, options: Options, sampler: Sampler, engine: Callable[[in
         study=Path(options.study or f"runs/{app.name}-{method}"),
         seed=options.seed,
         device=options.device,
+        share_devices=options.share_devices,
         precision=options.precision,
         state_memory=size_of(options.state_memory, "--state-memory"),
         merge=options.merge,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy
@@ -31,5 +32,16 @@ def seed_everything(seed: int, step: int) -> None:
 
 def _seed_torch(torch: ModuleType, number: int) -> None:
     torch.default_generator.manual_seed(number)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(number)
+    for backend in (torch.cuda, getattr(torch, "xpu", None)):
+        if backend is not None and backend.is_initialized():
+            backend.manual_seed_all(number)
+    if _has_mps(torch):
+        torch.mps.manual_seed(number)
+    gaudi = loaded("habana_frameworks.torch.hpu.random")
+    if gaudi is not None:
+        gaudi.manual_seed_all(number)
+
+
+@cache
+def _has_mps(torch: ModuleType) -> bool:
+    return bool(torch.backends.mps.is_available())

@@ -13,12 +13,15 @@ from openhpo.keyed import KeyedGenerator
 from openhpo.stages import Stage
 from openhpo.training.devices import Device
 from openhpo.training.metrics import numbers
+from openhpo.training.precision import NAME, Arithmetic
 from openhpo.training.randomness import SET_UP, seed_everything
 from openhpo.training.states import Lowering, Snapshot, lift, lower, trackable
 
 if TYPE_CHECKING:
     import numpy
 
+GRAD_SCALER = "grad scaler"  # its name in a state, which no tracked object has, as it is no Python name
+SKIPPED = "skipped_updates"  # the metric
 UNTRACKED = b"null"  # the header of the state of a training that never called track
 _ABSENT = object()
 
@@ -87,7 +90,7 @@ class Trial:
         stage: The first span of steps.
         device: Where to train.
         port: Where reports go.
-        precision: Of `autocast`.
+        precision: Of `autocast` and `backward`, where no hyperparameter says it.
         course: What is in force; the stage's configuration as constants where absent.
         state: The state to go on from; None for a new model.
         owned: Whether nobody else needs the memory of that state.
@@ -110,6 +113,7 @@ class Trial:
         self._device = device
         self._port = port
         self._precision = precision
+        self._arithmetic = Arithmetic(device)
         self._keyed: KeyedGenerator | None = None
         self._begin(stage, Course(stage.config, stage.config, {}) if course is None else course)
         self.step = stage.start + 1
@@ -119,7 +123,10 @@ class Trial:
             self._again_up_to, self.step = stage.start, 1
         elif state is not None:
             self._states = lift(state, owned=owned)
+        scaler = self._states.pop(GRAD_SCALER, None)
         self._rekey(SET_UP)
+        if scaler is not None and self._arithmetic.name == "fp16":  # a fork may change the precision
+            self._arithmetic.load_scaler(scaler)
 
     def _begin(self, stage: Stage, course: Course) -> None:
         self.stage = stage
@@ -219,7 +226,10 @@ class Trial:
         Raises:
             CannotLower: It holds something that cannot be stored.
         """
-        return lower(self.tracked, spare) if self._tracks else untracked()
+        if not self._tracks:
+            return untracked()
+        scaler = {GRAD_SCALER: self._arithmetic.scaler} if self._arithmetic.name == "fp16" else {}
+        return lower({**self.tracked, **scaler}, spare)
 
     def report(self, metrics: Mapping[str, Any]) -> None:
         """Hand over the metrics of this step; return when the next one may run.
@@ -234,6 +244,9 @@ class Trial:
             UserError: A metric is no number.
         """
         found = numbers(metrics)
+        self._device.mark_step()
+        if self._arithmetic.name == "fp16":
+            found.setdefault(SKIPPED, float(self._arithmetic.take_skipped()))
         if self.step <= self._again_up_to:
             self._next_step()
             return
@@ -257,17 +270,34 @@ class Trial:
         self.step += 1
         self._rekey(self.step)
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The context for a forward pass in the study's precision; does nothing in fp32."""
-        return self._device.autocast(self._precision)
+    def training(self) -> contextlib.AbstractContextManager[None]:
+        """The context in which the training function runs: its device is the current one, its settings of torch in force."""
+        return self._arithmetic
 
-    def backward(self, loss: Any, optimizer: Any) -> None:
-        """Zero the gradients, compute them from `loss`, and take one step of `optimizer`, as the device needs it."""
-        self._device.backward(loss, optimizer)
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context for a forward pass in the trial's precision; does nothing in fp32 and tf32."""
+        return self._arithmetic.autocast()
+
+    def backward(self, loss: Any, optimizer: Any, *, clip_norm: float | None = None) -> None:
+        """Zero the gradients, compute them from `loss`, and take one step of `optimizer`, as device and precision need it.
+
+        In fp16 the loss is scaled up, and an update with gradients that are not finite is left out; how many were in a step is
+        the metric skipped_updates. The scale is part of the trial's state.
+
+        Args:
+            loss: A tensor of one element.
+            optimizer: A torch optimizer of parameters in fp32.
+            clip_norm: What the norm of all its gradients together is shortened to where it is longer.
+
+        Raises:
+            UserError: torch is not installed.
+        """
+        self._arithmetic.backward(loss, optimizer, clip_norm)
 
     def _rekey(self, step: int) -> None:
         self._key = step
         self._now: dict[str, Any] = {}  # the values in force, as they are asked for
+        self._arithmetic.use(self.get(NAME, self._precision))
         seed_everything(self.seed, step)
         if self._keyed is not None:
             self._keyed.rekey(self.seed, step)
