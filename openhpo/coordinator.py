@@ -111,7 +111,7 @@ class Coordinator(Actor):
     Args:
         make_study: Builds the study; called on this rank alone, because only decisions need its libraries.
         folder: Where the study file goes.
-        identity: What identifies the study besides its own definition: the app, the precision.
+        identity: What identifies the study besides its own definition: the app, the precision, the type of states.
         environment: What it runs on.
         view: Shows progress.
         limits: How long the run may take, and what it does about what goes wrong.

@@ -33,7 +33,7 @@ from openhpo.study import Study
 from openhpo.trainer import Trainer
 from openhpo.training import Trial
 from openhpo.training.devices import look, take
-from openhpo.training.precision import check_precision, check_space
+from openhpo.training.precision import check_precision, check_space, check_state_dtype
 from openhpo.warmstart import known_for
 
 
@@ -51,6 +51,7 @@ def run(
     device: str = "auto",
     share_devices: bool = False,
     precision: str = "fp32",
+    state_dtype: str | None = None,
     state_memory: int | None = None,
     merge: bool = True,
     replicates: int = 1,
@@ -87,6 +88,8 @@ def run(
         share_devices: Let several ranks of a node train on one accelerator; the CPU is always shared.
         precision: "fp32", "tf32", "bf16" or "fp16": how `trial.autocast` and `trial.backward` compute. A hyperparameter of the
             space that is named precision takes precedence.
+        state_dtype: "bf16" or "fp16" to keep and send the fp32 tensors of states in 16 bits: half the bytes, but a trial that
+            goes on from one is not bit for bit the uninterrupted one.
         state_memory: Bytes of host memory a rank uses for the states of trials that may go on; those beyond it are written to
             checkpoint files. By default a quarter of the node's memory, divided among its ranks.
         merge: Train what trials have in common once.
@@ -112,6 +115,7 @@ def run(
     """
     relaunch(ranks)
     check_precision(precision)
+    stored = check_state_dtype(state_dtype)
     if not isinstance(space, Space):
         space = Space(space)
     check_space(space)
@@ -122,6 +126,7 @@ def run(
     around = gather_on_node(look(device) if trains else None)
     limits = Limits(time_limit, retries, step_timeout, checkpoint_every, lease)
     identity = {"app": app or getattr(train, "__module__", "app"), "precision": precision}
+    identity |= {} if state_dtype is None else {"state_dtype": state_dtype}
 
     def make_study(total: int | None = None, /) -> Study:
         count = trials if total is None else total
@@ -160,6 +165,7 @@ def run(
                 folder,
                 default_budget(place.local_size) if state_memory is None else state_memory,
                 forks=engine.forks,
+                state_dtype=stored,
                 limits=limits,
             )
         return company

@@ -90,6 +90,7 @@ class Trainer(Actor):
         budget: Bytes of host memory for states.
         forks: Whether models move between trials.
         limits: How long a step may take, and how much training may be lost.
+        state_dtype: The type in which tensors of fp32 are kept in states; None for their own.
     """
 
     def __init__(
@@ -103,8 +104,10 @@ class Trainer(Actor):
         *,
         forks: bool = False,
         limits: Limits | None = None,
+        state_dtype: str | None = None,
     ) -> None:
         self._train = train
+        self._state_dtype = state_dtype
         self._space = space
         self._device = device
         self._precision = precision
@@ -353,9 +356,21 @@ class Trainer(Actor):
 
     def _run(self, session: Session, stage: Stage, snapshot: Snapshot | None, owned: bool) -> None:
         session.thread = threading.get_ident()
-        trial = Trial(stage, self._device, session, self._precision, course=session.course, state=snapshot, owned=owned)
+        trial = Trial(
+            stage,
+            self._device,
+            session,
+            self._precision,
+            course=session.course,
+            state=snapshot,
+            owned=owned,
+            state_dtype=self._state_dtype,
+        )
         del snapshot
-        train_stage(self._train, trial)
+        try:
+            train_stage(self._train, trial)
+        finally:
+            session.settle()
 
     # ---- reports
 

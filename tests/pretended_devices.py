@@ -17,7 +17,7 @@ def look():
     return Seen("cuda", tuple(names.rstrip("?").split(",")), certain=not names.endswith("?"))
 
 
-KINDS["cuda"] = Kind(look, lambda number, identity: TorchDevice("cpu", identity))
+KINDS["cuda"] = Kind(look, lambda number, identity, ranks: TorchDevice("cpu", identity))
 
 if __name__ == "__main__":
     main()

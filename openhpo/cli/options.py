@@ -58,6 +58,14 @@ class Options:
     device: DeviceOption = "auto"
     share_devices: ShareOption = False
     precision: PrecisionOption = "fp32"
+    state_dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bf16|fp16",
+            help="Keep and send fp32 tensors of states in 16 bits; going on is then not exact.",
+            show_default="fp32",
+        ),
+    ] = None
     state_memory: Annotated[
         str | None,
         typer.Option(

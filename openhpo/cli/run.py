@@ -372,6 +372,7 @@ def search(method: str, options: Options, sampler: Sampler, engine: Callable[[in
         device=options.device,
         share_devices=options.share_devices,
         precision=options.precision,
+        state_dtype=options.state_dtype,
         state_memory=size_of(options.state_memory, "--state-memory"),
         merge=options.merge,
         replicates=options.replicates,

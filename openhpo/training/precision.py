@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 NAME = "precision"  # of the option, and of a hyperparameter that takes precedence over it
 AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}  # to the types as torch names them
 PRECISIONS = ("fp32", "tf32", *AUTOCAST)
-STATE_DTYPES = AUTOCAST  # in which the fp32 tensors of states may be stored
 NEEDS_TORCH = "torch is not installed: pip install 'openhpo[apps]'"
 
 _NOTHING = contextlib.nullcontext()
@@ -41,6 +40,17 @@ def check_precision(value: Any, what: str = "") -> str:
     if value != "fp32" and not has_torch():
         raise UserError(f"{what}the precision {value} needs torch. {NEEDS_TORCH}")
     return value
+
+
+def check_state_dtype(value: Any) -> str | None:
+    """The type, as torch names it, in which the fp32 tensors of states are stored; None for their own.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if value is not None and value not in AUTOCAST:
+        raise UserError(f"states cannot be stored in {value!r}: choose {' or '.join(AUTOCAST)}, or leave it away for fp32")
+    return None if value is None else AUTOCAST[value]
 
 
 def check_space(space: Space) -> None:

@@ -15,7 +15,7 @@ from openhpo.training.devices import Device
 from openhpo.training.metrics import numbers
 from openhpo.training.precision import NAME, Arithmetic
 from openhpo.training.randomness import SET_UP, seed_everything
-from openhpo.training.states import Lowering, Snapshot, lift, lower, trackable
+from openhpo.training.states import Lowering, Snapshot, lifts, lower, trackable
 
 if TYPE_CHECKING:
     import numpy
@@ -94,6 +94,7 @@ class Trial:
         course: What is in force; the stage's configuration as constants where absent.
         state: The state to go on from; None for a new model.
         owned: Whether nobody else needs the memory of that state.
+        state_dtype: The type in which tensors of fp32 are kept in states, such as "bfloat16"; None for their own.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Trial:
         course: Course | None = None,
         state: Snapshot | None = None,
         owned: bool = False,
+        state_dtype: str | None = None,
     ) -> None:
         self.seed = stage.seed
         self.tracked: dict[str, Any] = {}
@@ -113,20 +115,21 @@ class Trial:
         self._device = device
         self._port = port
         self._precision = precision
+        self._state_dtype = state_dtype
         self._arithmetic = Arithmetic(device)
         self._keyed: KeyedGenerator | None = None
         self._begin(stage, Course(stage.config, stage.config, {}) if course is None else course)
         self.step = stage.start + 1
-        self._states: dict[str, Any] = {}  # that wait for the objects they belong to
+        self._states: dict[str, Callable[[], Any]] = {}  # that wait for the objects they belong to
         self._again_up_to = 0  # steps that are only trained to get to where the stage begins
         if state is not None and state.header == UNTRACKED:
             self._again_up_to, self.step = stage.start, 1
         elif state is not None:
-            self._states = lift(state, owned=owned)
+            self._states = lifts(state, owned=owned, copier=device.copier)
         scaler = self._states.pop(GRAD_SCALER, None)
         self._rekey(SET_UP)
         if scaler is not None and self._arithmetic.name == "fp16":  # a fork may change the precision
-            self._arithmetic.load_scaler(scaler)
+            self._arithmetic.load_scaler(scaler())
 
     def _begin(self, stage: Stage, course: Course) -> None:
         self.stage = stage
@@ -211,7 +214,7 @@ class Trial:
             if self._states:
                 if name not in self._states:
                     raise KeyError(f"track({name}=…): the state to go on from has {', '.join(self._states)}, but no {name!r}")
-                tracked.load_state_dict(self._states.pop(name))
+                tracked.load_state_dict(self._states.pop(name)())
         self._rekey(self.step)
 
     def check_state(self) -> None:
@@ -220,8 +223,12 @@ class Trial:
         for name, item in self.tracked.items():
             lowering.node(name, item.state_dict())
 
-    def lower(self, spare: Callable[[int], Any] | None = None) -> Snapshot:
+    def lower(self, spare: Callable[[int], Any] | None = None, *, wait: bool = True) -> Snapshot:
         """The state, copied to host memory.
+
+        Args:
+            spare: Gives a buffer of so many bytes that nobody needs any more, or None.
+            wait: Whether to wait for the bytes that come from an accelerator.
 
         Raises:
             CannotLower: It holds something that cannot be stored.
@@ -229,7 +236,8 @@ class Trial:
         if not self._tracks:
             return untracked()
         scaler = {GRAD_SCALER: self._arithmetic.scaler} if self._arithmetic.name == "fp16" else {}
-        return lower({**self.tracked, **scaler}, spare)
+        tracked = {**self.tracked, **scaler}
+        return lower(tracked, spare, copier=self._device.copier, dtype=self._state_dtype, wait=wait)
 
     def report(self, metrics: Mapping[str, Any]) -> None:
         """Hand over the metrics of this step; return when the next one may run.

@@ -17,5 +17,5 @@ def look() -> Seen | None:
     return Seen("mps", ("the GPU",)) if torch.backends.mps.is_available() else None
 
 
-def device(number: int, identity: str) -> TorchDevice:
+def device(number: int, identity: str, ranks: int = 1) -> TorchDevice:
     return TorchDevice("mps", identity)

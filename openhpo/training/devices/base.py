@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from openhpo.training.staging import Copier
+
 _NOTHING = contextlib.nullcontext()
 
 
@@ -37,11 +39,13 @@ class Device(Protocol):
         name: As torch spells it: "cpu", "cuda:0", "hpu".
         identity: What tells it from other devices of its node, such as a UUID; empty for the CPU.
         shared: Whether ranks were told to share devices.
+        copier: Copies between it and host memory beside the training; None where torch's plain copies do.
     """
 
     name: str
     identity: str
     shared: bool
+    copier: Copier | None
 
     def autocast(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
         """The context in which a forward pass computes in that type of torch, such as "bfloat16"."""
@@ -68,6 +72,7 @@ class TorchDevice:
         self.name = name
         self.identity = identity
         self.shared = False
+        self.copier: Copier | None = None
 
     @property
     def kind(self) -> str:

@@ -17,11 +17,11 @@ class Kind(NamedTuple):
 
     Attributes:
         look: What this process sees of it; None where there is none.
-        device: Makes the device with that number among those, and that identity.
+        device: Makes the device with that number among those, that identity, and so many ranks that train on the node.
     """
 
     look: Callable[[], Seen | None]
-    device: Callable[[int, str], TorchDevice]
+    device: Callable[[int, str, int], TorchDevice]
 
 
 KINDS = {  # the best first
@@ -77,7 +77,7 @@ def take(around: Sequence[Seen | None], place: int, *, share: bool = False) -> T
     if not share:
         _refuse_crowds(around, dealt)
     number = dealt[place]
-    found = KINDS[seen.kind].device(number, seen.identities[number])
+    found = KINDS[seen.kind].device(number, seen.identities[number], len(dealt))
     found.shared = share
     return found
 

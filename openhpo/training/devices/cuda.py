@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from openhpo.training.devices.base import Seen, TorchDevice, seen_as, torch_is_built_for
+from openhpo.training.devices.streams import CudaStreams
+from openhpo.training.staging import Copier, pinned_limit
 
 MASKS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # torch and its drivers heed them
 
@@ -33,11 +35,13 @@ class Cuda(TorchDevice):
     Args:
         number: Among those that this process sees.
         identity: Its own.
+        ranks: That train on this node.
     """
 
-    def __init__(self, number: int, identity: str = "") -> None:
+    def __init__(self, number: int, identity: str = "", ranks: int = 1) -> None:
         super().__init__(f"cuda:{number}", identity)
         self._number = number
+        self.copier = Copier(CudaStreams(number), pinned_limit(ranks))
 
     @contextlib.contextmanager
     def tf32(self) -> Iterator[None]:

@@ -33,9 +33,10 @@ class Gaudi(TorchDevice):
     Args:
         number: Among those that this process sees.
         identity: "module " and its number on the node.
+        ranks: That train on this node.
     """
 
-    def __init__(self, number: int, identity: str) -> None:
+    def __init__(self, number: int, identity: str, ranks: int = 1) -> None:
         super().__init__("hpu", identity)
         os.environ[OWN] = identity.removeprefix("module ")  # read when the device is acquired, which is at its first use
         self._core = importlib.import_module("habana_frameworks.torch.core")

@@ -29,9 +29,10 @@ class Xpu(TorchDevice):
     Args:
         number: Among those that this process sees.
         identity: Its own.
+        ranks: That train on this node.
     """
 
-    def __init__(self, number: int, identity: str = "") -> None:
+    def __init__(self, number: int, identity: str = "", ranks: int = 1) -> None:
         super().__init__(f"xpu:{number}", identity)
         self._number = number
 
