@@ -15,7 +15,7 @@ from openhpo.training.devices.base import identity_of, seen_as
 from openhpo.training.devices.choosing import KINDS, Kind
 from openhpo.training.devices.cuda import MASKS
 
-from ..conftest import finished
+from ..conftest import ROOT, finished
 
 
 def alone(wish):
@@ -258,3 +258,10 @@ def test_the_device_is_the_current_one_while_training(kind, number, monkeypatch)
     with KINDS[kind].device(number, "A").current():
         assert entered == [number]
     assert entered == [number, "left"]
+
+
+def test_the_benchmark_of_gpus_says_that_it_needs_one():
+    done = finished([sys.executable, str(ROOT / "benchmarks/gpu.py")], environment={"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 1
+    assert "this benchmark needs a GPU, and torch sees none here" in done.stderr
+    assert "Traceback" not in done.stderr
