@@ -1,7 +1,9 @@
 """Copies beside the training, on a device that does as late as it may what is queued: ordinary tensors stand for its memory."""
 
+import contextlib
 import queue
 import threading
+import types
 from dataclasses import replace
 
 import numpy
@@ -13,6 +15,7 @@ from openhpo.course import Course
 from openhpo.session import Leave, Lowered, Rested, Session
 from openhpo.stages import Stage
 from openhpo.training.devices import TorchDevice
+from openhpo.training.devices.streams import CudaStreams
 from openhpo.training.runner import train_stage
 from openhpo.training.staging import Arriving, Copier, flat_bytes
 from openhpo.training.states import lift, lifts, lower
@@ -289,6 +292,62 @@ def test_a_device_that_fails_while_it_is_asked_leaves_no_copy_under_way():
         lower({"it": State(some_state())}, copier=copier)
     assert not machine.side
     assert lower({"it": State({"w": torch.ones(9)})}, copier=copier).data.size == 64
+
+
+# ---- what is asked of torch
+
+
+class Log(list):
+    """Stands for torch's streams of a GPU, and notes in which order what is asked of them."""
+
+    def stream(self, name):
+        return types.SimpleNamespace(
+            name=name,
+            wait_stream=lambda other: self.append(f"{name} waits for {other.name}"),
+            wait_event=lambda event: self.append(f"{name} waits for an event"),
+        )
+
+    def event(self, blocking):
+        return types.SimpleNamespace(
+            record=lambda stream: self.append(f"event on {stream.name}"), synchronize=lambda: self.append("the host waits")
+        )
+
+    @contextlib.contextmanager
+    def on(self, stream):
+        self.append(f"to {stream.name}")
+        yield
+
+
+def test_torch_is_asked_for_a_side_stream_between_two_waits(monkeypatch):
+    log = Log()
+    training = log.stream("training")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda number: training)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda number: log.stream("side"))
+    monkeypatch.setattr(torch.cuda, "Event", log.event)
+    monkeypatch.setattr(torch.cuda, "stream", log.on)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: log.append(f"memory kept for {stream.name}"))
+    streams = CudaStreams(0)
+    assert not streams.takes(torch.ones(1))
+    monkeypatch.setattr(streams, "takes", lambda tensor: True)
+    monkeypatch.setattr(streams, "pinned", lambda size: torch.empty(size, dtype=torch.uint8))
+    state = {"w": torch.randn(30, 2).t()}
+    snapshot = lower({"it": State(state)}, copier=Copier(streams, 64 * KB, KB), wait=False)
+    assert log == [
+        "side waits for training",
+        "memory kept for side",
+        "to side",
+        "to side",
+        "event on side",
+        "training waits for an event",
+    ]
+    snapshot.arriving.wait()
+    assert log[-1] == "the host waits"
+    assert torch.equal(lift(snapshot)["it"]["w"], state["w"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, whose driver pins memory")
+def test_memory_that_cannot_be_pinned_is_no_error():
+    assert CudaStreams(0).pinned(64) is None
 
 
 # ---- 16 bits
