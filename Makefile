@@ -2,6 +2,7 @@
 # make test   all checks and all tests, under Open MPI and MPICH
 # make check  ruff, mypy, import-linter
 # make bench  benchmarks, each against a bare baseline
+# make bench-gpu  those that need a GPU
 # Paths are relative, so that the checkout may lie in a folder with spaces.
 
 SHELL := /bin/bash
@@ -11,11 +12,11 @@ PYTHON ?= python3
 WORKERS ?= 2
 PIP_QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-gpu clean
 
 demo: .venv/ready
 	@rm -rf runs/demo
-	@.venv/bin/python -m openhpo run random apps/digits_mlp.py --trials 24 --ranks 4 --study runs/demo
+	@.venv/bin/python -m openhpo run random apps/digits_mlp.py --trials 24 --ranks 4 --device cpu --study runs/demo
 	@.venv/bin/python -m openhpo report runs/demo
 
 test: .venv/test-ready .venv-mpich/ready check
@@ -29,6 +30,9 @@ check: .venv/test-ready
 
 bench: .venv/bench-ready .venv-mpich/ready
 	.venv/bin/python benchmarks/all.py
+
+bench-gpu: .venv/test-ready
+	.venv/bin/python benchmarks/gpu.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -345,11 +345,17 @@ def frontier_costs(count: int) -> dict[str, float]:
     draw.shuffle(entries)
     frontier, heap = Frontier(), []  # type: ignore[var-annotated]
     keys = [(-priority, -remaining, number) for number, (_, priority, remaining) in enumerate(entries)]
+
+    def take(number: int) -> None:
+        node = frontier.peek((number % RANKS,))
+        assert node is not None
+        frontier.remove(node)
+
     found = {
         "heapq.heappush (bare)": cost(lambda key: heapq.heappush(heap, key), keys),
         "heapq.heappop (bare)": cost(lambda _: heapq.heappop(heap), keys),
         "Frontier.add, of so many nodes": cost(lambda entry: frontier.add(*entry), entries),
-        "Frontier.pick, until none is left": cost(lambda number: frontier.pick(number % RANKS), range(count)),
+        "Frontier.peek and remove, until none is left": cost(take, range(count)),
     }
     assert len(frontier) == 0
     return found

@@ -1,7 +1,7 @@
 """Searches on recorded learning curves: who has found the better configuration after so many epochs.
 
 A trial trains the recorded configuration that is nearest to the suggested one, by place in their ranges, and that the search
-has not trained yet; that configuration is what the searching method is told of. What is counted is epochs (of TaskSet: points of a
+has not trained yet; that is what the searching method is told of. What is counted is epochs (of TaskSet: points of a
 curve) that somebody trained; a continued trial costs only its new ones. 1 on the scale of budgets is one training to the end.
 The incumbent is the smallest validation loss that a study has seen. Methods are ranked for each task and seed (1 is the best,
 ties share), and ranks are averaged over the tasks; the standard error is over seeds.

@@ -54,7 +54,7 @@ from openhpo.space import Space
 from openhpo.stages import Stage
 from openhpo.study import Study
 from openhpo.training import Trial
-from openhpo.training.devices import choose_device
+from openhpo.training.devices import TorchDevice
 from openhpo.training.runner import train_stage
 from openhpo.training.states import Snapshot
 
@@ -208,7 +208,7 @@ def play(toy: App, engine: Engine, seed: int) -> list[Walk]:
     """Train the toy's two members in turns, in this process, and return what was trained, in its order."""
     assert toy.objective is not None
     study = Study(toy.space, toy.objective, engine=engine, sampler=Listed(HANDS), seed=seed)
-    device = choose_device("cpu", 0)
+    device = TorchDevice("cpu")
     states: dict[int | None, Snapshot | None] = {}
     ends: dict[int | None, tuple[float, ...]] = {}
     walks = []

@@ -50,7 +50,7 @@ from openhpo.launch import run
 from openhpo.launcher import relaunch
 from openhpo.objective import Objective
 from openhpo.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
-from openhpo.place import find_place, share_threads
+from openhpo.place import find_place, gather_on_node, share_threads
 from openhpo.report.spent import Spent, spent, trainers
 from openhpo.samplers import TPE, Random, Sampler
 from openhpo.space import Space
@@ -58,8 +58,9 @@ from openhpo.stages import Stage
 from openhpo.storage import schema
 from openhpo.study import Study
 from openhpo.training import Trial
-from openhpo.training.devices import PRECISIONS, Device, choose_device
+from openhpo.training.devices import Device, look, take
 from openhpo.training.metrics import numbers
+from openhpo.training.precision import PRECISIONS
 from openhpo.training.runner import train_stage
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def main(
         warm = search(f"warm-up-{kind}-{size}", Full(1), Random(), kind, trials=size)
     if metric not in warm.metrics:
         raise UserError(f"{app} reports no {metric!r}, but {', '.join(warm.metrics)}: say which one with --test-metric")
-    place = choose_device(device, find_place().local_rank)
+    place = take(gather_on_node(look(device)), find_place().local_rank)
     alone: list[dict[str, float]] = []
     results: dict[tuple[str, str], list[Result]] = {(name, kind): [] for name in chosen for kind in kinds}
     for seed in range(seeds):

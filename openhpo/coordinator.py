@@ -53,6 +53,7 @@ from openhpo.stages import Stage, State, StateName
 from openhpo.storage import StudyWriter, Tables, checkpoints, schema
 from openhpo.study import Change, Counted, Study
 from openhpo.suggestions import Suggestion
+from openhpo.training.devices import warning
 from openhpo.view import Progress, View
 
 COMMIT = 0.025  # seconds: reports are answered when they are in the file, and between two flushes lies at least that
@@ -98,6 +99,7 @@ class Peer:
     host: str
     process: int
     heard: float  # when it last said anything
+    identity: str = ""  # of its device
     told: bool = False  # that it was given up
     answers: list[Accepted] = field(default_factory=list)  # to reports that are not in the file yet
 
@@ -110,7 +112,7 @@ class Coordinator(Actor):
     Args:
         make_study: Builds the study; called on this rank alone, because only decisions need its libraries.
         folder: Where the study file goes.
-        identity: What identifies the study besides its own definition: the app, the precision.
+        identity: What identifies the study besides its own definition: the app, the precision, the type of states.
         environment: What it runs on.
         view: Shows progress.
         limits: How long the run may take, and what it does about what goes wrong.
@@ -155,6 +157,7 @@ class Coordinator(Actor):
         self._callbacks = Callbacks(()) if callbacks is None else callbacks
         self._expected = trainers
         self._reported: Reported | None = None  # where callbacks are told of every step
+        self._warned = False  # of devices that are shared by accident
         self._beaten = 0.0  # when trainers were last told that this rank lives
         self._ticked = 0.0
         self._configs: dict[int, Config] = {}  # of the trials, as the file has them
@@ -348,11 +351,23 @@ class Coordinator(Actor):
             return  # it is already over
         if sender.rank in self._trainers:
             self._lose(sender.rank, "it began anew")
-        self._trainers[sender.rank] = Peer(sender, message.host, message.process, self.now())
-        text = json.dumps({"host": message.host, "device": message.device})
+        self._warn_of_sharing(message, sender.rank)
+        self._trainers[sender.rank] = Peer(sender, message.host, message.process, self.now(), message.identity)
+        device = {"device": message.device} | ({"identity": message.identity} if message.identity else {})
+        text = json.dumps({"host": message.host, **device, **({"shared": True} if message.shared else {})})
         self._writer.event(schema.READY, self._time(), rank=sender.rank, text=text)
         self._scheduler.join(sender.rank, message.host)
         self._hand_out()
+
+    def _warn_of_sharing(self, message: Ready, rank: int) -> None:
+        """Say once that two ranks seem to have the same accelerator although nobody told them to."""
+        if self._warned or message.shared or not message.identity:
+            return
+        for other, trainer in self._trainers.items():
+            if (trainer.host, trainer.identity) == (message.host, message.identity):
+                self._warned = True
+                self._tell_trouble(warning(message.host, message.identity, (other, rank)), rank)
+                return
 
     def _knows(self, sender: Address) -> bool:
         """Whether a trainer takes part; one that was given up is told so, and what it says is not heard."""
@@ -664,9 +679,12 @@ class Coordinator(Actor):
     @handles(Trouble)
     def on_trouble(self, message: Trouble, sender: Address) -> None:
         if self._knows(sender):
-            self._view.note(message.text)
-            if self._writer is not None:
-                self._writer.event(schema.TROUBLE, self._time(), rank=sender.rank, text=message.text)
+            self._tell_trouble(message.text, sender.rank)
+
+    def _tell_trouble(self, text: str, rank: int) -> None:
+        self._view.note(text)
+        if self._writer is not None:
+            self._writer.event(schema.TROUBLE, self._time(), rank=rank, text=text)
 
     # ---- time
 

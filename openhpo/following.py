@@ -7,30 +7,34 @@ from typing import Any
 
 from openhpo.course import Course
 from openhpo.stages import Stage
-from openhpo.training import Trial
+from openhpo.training import Trial, TrialStopped
 from openhpo.training.group import Group
 from openhpo.training.thread import TrainingThread
 
 
 class Following:
-    """What a leader says, on its way to the training thread; what is yielded there counts for nothing.
+    """What a leader says, on its way to the training thread, which may still have to begin; what is yielded there counts for
+    nothing.
 
     Attributes:
         leader: The leader's rank.
-        group: Those that train together.
+        number: By which the leader knows the group.
         stage: What they train.
+        group: Those that train together; None before it begins.
         told: Whether the thread has been told to end.
         thread: The thread.
     """
 
-    def __init__(self, leader: int, group: Group, stage: Stage) -> None:
+    def __init__(self, leader: int, number: int, stage: Stage) -> None:
         self.leader = leader
-        self.group = group
+        self.number = number
         self.stage = stage
-        self._stop = stage.stop  # as the thread knows it, which may be a stage behind
+        self.group: Group | None = None
         self.told = False
         self.thread = TrainingThread()
+        self._stop = stage.stop  # as the thread knows it, which may be a stage behind
         self._words: SimpleQueue[tuple[Stage, Course] | bool] = SimpleQueue()
+        self._texts: SimpleQueue[str | None] = SimpleQueue()
 
     # ---- for the event loop
 
@@ -43,6 +47,10 @@ class Following:
         self.stage = stage
         self._words.put((stage, course))
 
+    def meet(self, text: str) -> None:
+        """The leader's training has something to tell this one."""
+        self._texts.put(text)
+
     def leave(self, *, abrupt: bool) -> None:
         """The training is over.
 
@@ -50,12 +58,21 @@ class Following:
             abrupt: In the midst of a step; the group cannot be used any more.
         """
         self.told = True
-        self.group.broken = self.group.broken or abrupt
         self._words.put(False)
         if abrupt:
+            if self.group is not None:
+                self.group.broken = True
+            self._texts.put(None)
             self.thread.stop()
 
     # ---- for the training thread
+
+    def heard(self, _: str | None) -> str:
+        """What the leader's training tells this one, once it is there."""
+        text = self._texts.get()
+        if text is None:
+            raise TrialStopped
+        return text
 
     def put(self, step: int, metrics: dict[str, float]) -> bool:
         return step >= self._stop or self._words.get() is True
@@ -72,4 +89,5 @@ class Following:
 
     def end(self) -> None:
         """The training is over; where nobody said so, the others must not wait for this rank."""
-        self.group.broken = self.group.broken or not self.told
+        if self.group is not None and not self.told:
+            self.group.broken = True

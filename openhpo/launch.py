@@ -23,7 +23,7 @@ from openhpo.errors import UserError
 from openhpo.launcher import relaunch
 from openhpo.limits import Limits
 from openhpo.objective import Objective
-from openhpo.place import Place, find_place, share_threads
+from openhpo.place import Place, find_place, gather_on_node, share_threads
 from openhpo.progress import choose_view
 from openhpo.protocol import COORDINATOR, TRAINER
 from openhpo.result import Result
@@ -34,7 +34,8 @@ from openhpo.store import default_budget
 from openhpo.study import Study
 from openhpo.trainer import Trainer
 from openhpo.training import Trial
-from openhpo.training.devices import PRECISIONS, choose_device
+from openhpo.training.devices import look, take
+from openhpo.training.precision import check_precision, check_space, check_state_dtype
 from openhpo.warmstart import known_for
 
 
@@ -50,7 +51,9 @@ def run(
     seed: int = 0,
     ranks: int | None = None,
     device: str = "auto",
+    share_devices: bool = False,
     precision: str = "fp32",
+    state_dtype: str | None = None,
     state_memory: int | None = None,
     merge: bool = True,
     replicates: int = 1,
@@ -84,8 +87,12 @@ def run(
         study: The folder of the study file.
         seed: Decides everything random.
         ranks: Start this program again under mpiexec with so many ranks, unless it already runs under MPI.
-        device: "auto", "cpu", "cuda" or "hpu".
-        precision: "fp32", or "bf16" for autocast.
+        device: "auto" for the best kind there is, "hpu", "cuda" (ROCm too), "xpu", "mps" or "cpu".
+        share_devices: Let several ranks of a node train on one accelerator; the CPU is always shared.
+        precision: "fp32", "tf32", "bf16" or "fp16": how `trial.autocast` and `trial.backward` compute. A hyperparameter of the
+            space that is named precision takes precedence.
+        state_dtype: "bf16" or "fp16" to keep and send the fp32 tensors of states in 16 bits: half the bytes, but a trial that
+            goes on from one is not bit for bit the uninterrupted one.
         state_memory: Bytes of host memory a rank uses for the states of trials that may go on; those beyond it are written to
             checkpoint files. By default a quarter of the node's memory, divided among its ranks.
         merge: Train what trials have in common once.
@@ -113,15 +120,19 @@ def run(
         ActorFailed: A bug, here or on another rank.
     """
     relaunch(ranks)
-    if precision not in PRECISIONS:
-        raise UserError(f"there is no precision {precision!r}: choose {' or '.join(PRECISIONS)}")
+    check_precision(precision)
+    stored = check_state_dtype(state_dtype)
     if not isinstance(space, Space):
         space = Space(space)
+    check_space(space)
     folder = Path(study)
     place = find_place()
     share_threads(place.threads)
+    trains = place.rank != COORDINATOR.rank or not dedicated_coordinator or place.size == 1
+    around = gather_on_node(look(device) if trains else None)
     limits = Limits(time_limit, retries, step_timeout, checkpoint_every, lease)
     identity = {"app": app or getattr(train, "__module__", "app"), "precision": precision}
+    identity |= {} if state_dtype is None else {"state_dtype": state_dtype}
 
     def make_study(total: int | None = None, /) -> Study:
         count = trials if total is None else total
@@ -140,7 +151,7 @@ def run(
         )
 
     def cast(rank: int, size: int) -> Mapping[str, Actor]:
-        trainers = size - 1 if dedicated_coordinator and size > 1 else size
+        trainers = size - (dedicated_coordinator and size > 1)
         if isinstance(ranks_per_trial, int) and ranks_per_trial > trainers:
             raise UserError(
                 f"ranks_per_trial is {ranks_per_trial}, and {trainers} rank{'s' * (trainers > 1)} of this job can train: start "
@@ -159,15 +170,16 @@ def run(
                 callbacks=told,
                 trainers=trainers,
             )
-        if rank != COORDINATOR.rank or not dedicated_coordinator or size == 1:
+        if trains:
             company[TRAINER] = Trainer(
                 train,
                 space,
-                choose_device(device, place.local_rank),
+                take(around, place.local_rank, share=share_devices),
                 precision,
                 folder,
                 default_budget(place.local_size) if state_memory is None else state_memory,
                 forks=engine.forks,
+                state_dtype=stored,
                 limits=limits,
             )
         return company

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy
@@ -44,8 +43,7 @@ class StillFollowing(Notice, frozen=True):
 class Invitation(NamedTuple):
     """To follow, once nothing else is trained here."""
 
-    message: Follow
-    leader: int
+    following: Following
     snapshot: Snapshot | None
 
 
@@ -61,16 +59,19 @@ class Member(Actor):
         space: What may be tried.
         device: This rank's device.
         precision: The study's arithmetic.
+        state_dtype: The type in which tensors of fp32 are kept in states; None for their own.
     """
 
-    def __init__(self, train: Callable[[Trial], Any], space: Space, device: Device, precision: str) -> None:
+    def __init__(
+        self, train: Callable[[Trial], Any], space: Space, device: Device, precision: str, state_dtype: str | None = None
+    ) -> None:
         self._train = train
         self._space = space
         self._device = device
         self._precision = precision
+        self._state_dtype = state_dtype
         self._group: Group | None = None  # the last one, which may be used again
         self._groups = 0  # that this rank has led
-        self._texts: SimpleQueue[str | None] = SimpleQueue()  # what the leader's training tells this rank's
         self._following: Following | None = None
         self._follow_ticket = -1
         self._invitation: Invitation | None = None
@@ -155,7 +156,7 @@ class Member(Actor):
         snapshot = None
         if message.header:
             snapshot = Snapshot(message.header, buffers[0] if buffers else numpy.empty(0, numpy.uint8))
-        self._invitation = Invitation(message, sender.rank, snapshot)
+        self._invitation = Invitation(Following(sender.rank, message.group, message.stage), snapshot)
         self._join_in()
 
     def _join_in(self) -> bool:
@@ -167,42 +168,46 @@ class Member(Actor):
         elif self.busy:
             self.vacate()
         else:
-            self._begin_to_follow(self._invitation)
-            self._invitation = None
+            invitation, self._invitation = self._invitation, None
+            self._begin_to_follow(*invitation)
         return True
 
-    def _begin_to_follow(self, invitation: Invitation) -> None:
-        message, leader, snapshot = invitation
-        group = self._group
-        if group is None or group.broken or (group.ranks[0], group.number) != (leader, message.group):
-            ranks = message.stage.ranks
-            self._texts = texts = SimpleQueue[str | None]()
-            group = self._group = Group(message.group, ranks, ranks.index(self.rank), lambda _: _heard(texts))
-        following = self._following = Following(leader, group, message.stage)
-        self._follow_ticket = self.work(self._run_following, following, self._course(message.stage), snapshot)
+    def _begin_to_follow(self, following: Following, snapshot: Snapshot | None) -> None:
+        stage, group = following.stage, self._group
+        if group is None or group.broken or (group.ranks[0], group.number) != (following.leader, following.number):
+            group = self._group = Group(following.number, stage.ranks, stage.ranks.index(self.rank), following.heard)
+        group.exchange = following.heard
+        following.group = group
+        self._following = following
+        self._follow_ticket = self.work(self._run_following, following, stage, self._course(stage), snapshot)
         self.relaxed = True
 
-    def _run_following(self, following: Following, course: Course, snapshot: Snapshot | None) -> None:
+    def _run_following(self, following: Following, stage: Stage, course: Course, snapshot: Snapshot | None) -> None:
         given = [snapshot]
         del snapshot  # which the trial is to let go as soon as it is read
 
         def trial() -> Trial:
             return Trial(
-                following.stage,
+                stage,
                 self._device,
                 following,
                 self._precision,
                 course=course,
                 state=given.pop(),
                 owned=True,
+                state_dtype=self._state_dtype,
                 group=following.group,
             )
 
         run_in_group(self._train, trial, following.thread, following.group, following.end)
 
     def _led_by(self, sender: Address, number: int) -> Following | None:
-        found = self._following
-        return found if found is not None and (found.leader, found.group.number) == (sender.rank, number) else None
+        """What is followed, or about to be."""
+        waiting = None if self._invitation is None else self._invitation.following
+        for found in (waiting, self._following):
+            if found is not None and (found.leader, found.number) == (sender.rank, number):
+                return found
+        return None
 
     @handles(Next)
     def on_next(self, message: Next, sender: Address) -> None:
@@ -220,22 +225,23 @@ class Member(Actor):
 
     @handles(Meet)
     def on_meet(self, message: Meet, sender: Address) -> None:
-        if self._led_by(sender, message.group) is not None:
-            self._texts.put(message.text)
+        following = self._led_by(sender, message.group)
+        if following is not None:
+            following.meet(message.text)
 
     @handles(Leave)
     def on_leave(self, message: Leave, sender: Address) -> None:
-        invitation = self._invitation
-        if invitation is not None and (invitation.leader, invitation.message.group) == (sender.rank, message.group):
-            self._invitation = None
         following = self._led_by(sender, message.group)
-        if following is not None:
+        if following is None:
+            return
+        if following is self._following:
             self._leave(following, abrupt=message.abrupt)
+        else:
+            self._invitation = None
 
     def _leave(self, following: Following, *, abrupt: bool) -> None:
         following.leave(abrupt=abrupt)
         if abrupt:
-            self._texts.put(None)
             self.after(ABANDONED, StillFollowing(following))
 
     @handles(StillFollowing)
@@ -247,12 +253,12 @@ class Member(Actor):
         """Follow no more, whatever the leader is about: this rank has something else to do."""
         following = self._following
         if following is not None and not following.told:
-            self.send(Address(following.leader, TRAINER), Broken(following.group.number))
+            self.send(Address(following.leader, TRAINER), Broken(following.number))
             self._leave(following, abrupt=True)
 
     def _lose_leader(self, rank: int) -> None:
         """A rank is gone."""
-        if self._invitation is not None and self._invitation.leader == rank:
+        if self._invitation is not None and self._invitation.following.leader == rank:
             self._invitation = None
         if self._following is not None and self._following.leader == rank:
             self._leave(self._following, abrupt=True)
@@ -273,34 +279,26 @@ def run_in_group(
     make_trial: Callable[[], Trial],
     thread: TrainingThread,
     group: Group | None,
-    end: Callable[[], None] | None = None,
+    end: Callable[[], None],
 ) -> None:
-    """Train in this thread; leave the group for good where that fails, or the group is broken when `end` has been called."""
+    """Train in this thread, and call `end`; leave the group for good where training fails, or the group is broken by then."""
     try:
         with thread.training():
             train_stage(train, make_trial())
-        if end is not None:
-            end()
     except BaseException as error:
         forget_frames(error)
         if group is not None:
             group.broken = True
         raise
     finally:
+        end()
         if group is not None and group.broken:
             group.close()
 
 
-def _heard(texts: SimpleQueue[str | None]) -> str:
-    text = texts.get()
-    if text is None:
-        raise GroupFailed("the leader is gone")
-    return text
-
-
 def _reason(following: Following, error: BaseException | None) -> Broken:
     """Why a rank has stopped following before it was told to."""
-    number = following.group.number
+    number = following.number
     if error is None:
         text = "train returned on a rank that follows, and goes on at the leader: it has to end at the same step on all ranks"
         return Broken(number, text, text)

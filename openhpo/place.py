@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 from openhpo.actors.run import launched_size, mpi_world
 from openhpo.libraries import loaded
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 OURS = "OPENHPO_THREADS"  # set beside them, to tell our choice from the user's
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,19 @@ def find_place() -> Place:
     place = Place(world.rank, world.size, node.rank, node.size, max(1, len(mine) // sharing))
     node.Free()
     return place
+
+
+def gather_on_node(item: T) -> list[T]:
+    """What each rank of this node has to say, by its place there; every rank of a job has to call this."""
+    if launched_size() == 1:
+        return [item]
+    world = mpi_world()
+    from mpi4py import MPI
+
+    node = world.Split_type(MPI.COMM_TYPE_SHARED)
+    found = node.allgather(item)
+    node.Free()
+    return found
 
 
 def _cores() -> set[int]:

@@ -27,11 +27,17 @@ BEATS = 5  # times a lease that both sides say that they live
 
 
 class Ready(Message):
-    """Trainer to coordinator: this rank can train, and holds nothing."""
+    """Trainer to coordinator: this rank can train, and holds nothing.
+
+    `device` is its name for torch, and `identity` what tells it from the others of its node. `shared` says that ranks were told
+    to share devices.
+    """
 
     host: str
     device: str
     process: int
+    identity: str = ""
+    shared: bool = False
 
 
 class Welcome(Message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -112,6 +113,8 @@ class Session:
         self.interrupted = False
         self.thread = TrainingThread()
         self._checked = False
+        self._arriving: threading.Thread | None = None  # waits for the bytes of the last copy, and delivers it
+        self._lost: BaseException | None = None  # what that thread met with
         self._begin(stage, course)
 
     def _begin(self, stage: Stage, course: Course) -> None:
@@ -189,7 +192,7 @@ class Session:
         order = self._between.popleft()
         state = StateName(trial.stage.id, trial.step)
         try:
-            self._post(Lowered(state, trial.lower(self._spare), between=True))
+            self._deliver(Lowered(state, trial.lower(self._spare, wait=False), between=True))
         except CannotLower as error:
             self._post(Lowered(state, None, between=True, error=str(error)))
         self.interrupted = isinstance(order, Leave)
@@ -197,6 +200,7 @@ class Session:
 
     def rest(self, trial: Trial) -> tuple[Stage, Course] | None:
         stage = trial.stage
+        self.settle()
         self._between.clear()  # the end of a stage comes between no steps
         if not stage.park:
             return None
@@ -207,10 +211,34 @@ class Session:
         while True:
             order = self._orders.get()
             if isinstance(order, Copy) or order.keep:
-                snapshot = trial.lower(self._spare)
-                self._post(Lowered(stage.after, snapshot))
-                del snapshot
+                self._deliver(Lowered(stage.after, trial.lower(self._spare, wait=False)))
             if isinstance(order, Continue):
                 return order.stage, order.course
             if isinstance(order, Leave):
                 return None
+
+    def _deliver(self, lowered: Lowered) -> None:
+        """Leave a copy for the event loop once all of its bytes are there; the training need not wait for them."""
+        self.settle()
+        if lowered.snapshot.arriving is None:
+            self._post(lowered)
+        else:
+            self._arriving = threading.Thread(target=self._await, args=(lowered,), daemon=True)
+            self._arriving.start()
+
+    def _await(self, lowered: Lowered) -> None:
+        try:
+            lowered.snapshot.arriving.wait()
+        except BaseException as error:
+            self._lost = error  # raised in the training thread, whose device this comes from
+        else:
+            self._post(lowered)
+
+    def settle(self) -> None:
+        """Wait for the copy that is under way, as all that is said of a state has to follow it."""
+        arriving, self._arriving = self._arriving, None
+        if arriving is not None:
+            arriving.join()
+        if self._lost is not None:
+            lost, self._lost = self._lost, None
+            raise lost

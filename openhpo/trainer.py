@@ -99,6 +99,7 @@ class Trainer(Member):
         budget: Bytes of host memory for states.
         forks: Whether models move between trials.
         limits: How long a step may take, and how much training may be lost.
+        state_dtype: The type in which tensors of fp32 are kept in states; None for their own.
     """
 
     def __init__(
@@ -112,8 +113,9 @@ class Trainer(Member):
         *,
         forks: bool = False,
         limits: Limits | None = None,
+        state_dtype: str | None = None,
     ) -> None:
-        super().__init__(train, space, device, precision)
+        super().__init__(train, space, device, precision, state_dtype)
         self._folder = folder
         self._forks = forks
         self._limits = Limits() if limits is None else limits
@@ -147,7 +149,8 @@ class Trainer(Member):
         self._next_tick()
 
     def _join(self) -> None:
-        self.send(COORDINATOR, Ready(socket.gethostname(), self._device.name, os.getpid()))
+        device = self._device
+        self.send(COORDINATOR, Ready(socket.gethostname(), device.name, os.getpid(), device.identity, device.shared))
 
     def on_stop(self) -> None:
         if self.failure is None and not self._suspending:  # the study is over: nobody will read them
@@ -420,10 +423,11 @@ class Trainer(Member):
                 course=session.course,
                 state=given.pop(),
                 owned=owned,
+                state_dtype=self._state_dtype,
                 group=session.group,
             )
 
-        run_in_group(self._train, trial, session.thread, session.group)
+        run_in_group(self._train, trial, session.thread, session.group, session.settle)
 
     # ---- reports
 

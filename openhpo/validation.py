@@ -71,6 +71,7 @@ def validate(
     replicates: int = 10,
     seed: int | None = None,
     into: str | Path | None = None,
+    precision: str | None = None,
     **more: Any,
 ) -> list[Validated]:
     """Train the best configurations of a study again, each with several new seeds. Under `mpirun` every rank calls this.
@@ -85,6 +86,7 @@ def validate(
         replicates: How often to train each.
         seed: Decides the new seeds; by default one that follows from the study's.
         into: The folder of the new study; within that of the old one by default.
+        precision: The arithmetic; the study's by default.
         more: Further arguments of `run`, such as ranks, device, time_limit or app.
 
     Returns:
@@ -102,6 +104,7 @@ def validate(
             f"trials of {result.definition['engine']} change hyperparameters in training, so none can be trained again by its "
             "configuration: `openhpo replay` repeats one"
         )
+    name = f"validation-top-{top}-replicates-{replicates}" + ("" if precision is None else f"-{precision}")
     seed = key(int(result.definition["seed"]), 1 << 40) >> 1 if seed is None else seed
     again = run(
         train,
@@ -111,9 +114,9 @@ def validate(
         sampler=Listed([found.config for found in best]),
         trials=len(best),
         replicates=whole(replicates, "replicates"),
-        study=Path(into) if into is not None else result.path / f"validation-top-{top}-replicates-{replicates}",
+        study=Path(into) if into is not None else result.path / name,
         seed=seed,
-        precision=str(more.pop("precision", result.definition.get("precision", "fp32"))),
+        precision=precision or str(result.definition.get("precision", "fp32")),
         **more,
     )
     if not again.finished:

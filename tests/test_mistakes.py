@@ -94,6 +94,12 @@ CASES = {
     "zero_steps": ([], ["random", "my_app.py", "--steps", "0"], ["number of steps", "at least 1"]),
     "bad_requirement": ([], ["random", "my_app.py", "--require", "loss == 3"], ["'loss == 3' is no requirement"]),
     "unknown_device": ([], ["random", "my_app.py", "--device", "abacus"], ["there is no device 'abacus'"]),
+    "unknown_state_dtype": ([], ["random", "my_app.py", "--state-dtype", "int8"], ["states cannot be stored in 'int8'"]),
+    "precision_that_is_none": (
+        [('"x": hpo.Float((0.0, 1.0))', '"x": hpo.Float((0.0, 1.0)), "precision": hpo.Categorical(["fp32", "bf61"])')],
+        ["random", "my_app.py"],
+        ["the hyperparameter 'precision'", "there is no precision 'bf61'", "Did you mean 'bf16'?"],
+    ),
     "unknown_precision": ([], ["random", "my_app.py", "--precision", "fp3"], ["there is no precision 'fp3'"]),
 }
 

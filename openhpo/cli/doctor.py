@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from openhpo.actors import Actor, Address, Message, handles, run_actors
@@ -15,8 +15,8 @@ from openhpo.actors.run import survives_deaths
 from openhpo.cli.console import console
 from openhpo.errors import UserError
 from openhpo.launcher import find_launcher, relaunch
-from openhpo.place import find_place, share_threads
-from openhpo.training.devices import choose_device
+from openhpo.place import find_place, gather_on_node, share_threads
+from openhpo.training.devices import Seen, look, take, warning
 
 PATIENCE = 60.0  # seconds to hear from every rank
 
@@ -28,6 +28,8 @@ class Findings(Message):
     local_rank: int
     local_size: int
     device: str
+    identity: str
+    trouble: str  # why the device is not this rank's alone
     cores: int
     threads: int
     torch: str
@@ -36,21 +38,16 @@ class Findings(Message):
 class Reporter(Actor):
     """Examines its rank; the one on rank 0 collects."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, around: Sequence[Seen | None]) -> None:
+        self.around = around
         self.findings: dict[int, Findings] = {}
 
     def on_start(self) -> None:
         place = find_place()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        try:
-            device = choose_device(self.device, place.local_rank).name
-        except UserError as error:
-            device = str(error)
-        found = Findings(
-            socket.gethostname(), place.local_rank, place.local_size, device, cores, place.threads, _version("torch")
-        )
-        self.send(Address(0, "doctor"), found)
+        where = (socket.gethostname(), place.local_rank, place.local_size)
+        device = _device(self.around, place.local_rank)
+        self.send(Address(0, "doctor"), Findings(*where, *device, cores, place.threads, _version("torch")))
 
     @handles(Findings)
     def on_findings(self, message: Findings, sender: Address) -> None:
@@ -64,7 +61,7 @@ def examine(study: str, device: str, ranks: int) -> None:
     relaunch(ranks)
     place = find_place()
     share_threads(place.threads)
-    reporter = Reporter(device)
+    reporter = Reporter(gather_on_node(look(device)))
     run_actors(lambda rank, size: {"doctor": reporter}, deadline=PATIENCE)
     if place.rank == 0:
         _show({**_software(), **_mpi(), **_file_system(Path(study))}, reporter.findings)
@@ -82,18 +79,48 @@ def _show(facts: Mapping[str, str], findings: Mapping[int, Findings]) -> None:
     on_host = [sum(1 for found in findings.values() if found.host == host) for host in hosts]
     grid.add_row("[bold]ranks per node", ", ".join(f"{host}: {count}" for host, count in zip(hosts, on_host, strict=True)))
     out.print(grid)
-    table = Table("rank", "node", "local rank", "device", "cores", "threads", "torch")
+    table = Table("rank", "node", "local rank", "device", "identity", "cores", "threads", "torch")
     for rank, found in sorted(findings.items()):
         table.add_row(
             str(rank),
             found.host,
             f"{found.local_rank} of {found.local_size}",
             found.device,
+            found.identity,
             str(found.cores),
             str(found.threads),
             found.torch,
         )
     out.print(table)
+    for text in warnings(findings):
+        out.print(f"[yellow]warning:[/] {escape(text)}", highlight=False)
+
+
+def warnings(findings: Mapping[int, Findings]) -> list[str]:
+    """What is wrong with who has which device."""
+    found = list(dict.fromkeys(found.trouble for found in findings.values() if found.trouble))
+    crowded = {one.host for one in findings.values() if one.trouble}
+    owners: dict[tuple[str, str], int] = {}
+    for rank, one in sorted(findings.items()):
+        if one.identity and one.host not in crowded:  # which has been told
+            owner = owners.setdefault((one.host, one.identity), rank)
+            if owner != rank:
+                found.append(warning(one.host, one.identity, (owner, rank)))
+    return found
+
+
+def _device(around: Sequence[Seen | None], place: int) -> tuple[str, str, str]:
+    """Name and identity of what a rank would take, and why it could not without --share-devices."""
+    trouble = ""
+    try:
+        device = take(around, place)
+    except UserError as error:
+        seen = around[place]
+        if seen is None or seen.error:
+            return str(error), "", ""
+        trouble = str(error)
+        device = take(around, place, share=True)
+    return device.name, device.identity, trouble
 
 
 def _version(package: str) -> str:

@@ -52,7 +52,7 @@ app.command(context_settings=EXTRA)(resume)
 @app.command()
 def doctor(
     study: str = typer.Option("runs", help="The folder studies go to; its file system is looked at."),
-    device: str = typer.Option("auto", help="The kind of device a rank should take: auto, cpu, cuda or hpu."),
+    device: str = typer.Option("auto", help="The kind of device a rank should take: auto, hpu, cuda, xpu, mps or cpu."),
     ranks: int = typer.Option(1, help="Start this under mpiexec with so many ranks."),
 ) -> None:
     """Look at this machine: MPI, devices, versions, file system. Under mpirun, at every rank."""

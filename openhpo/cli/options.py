@@ -23,6 +23,14 @@ DeriveOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=EXPR", help="A metric computed from others, such as 'gap=val_loss - train_loss'."),
 ]
+DeviceOption = Annotated[str, typer.Option(help="The kind of device to train on: auto, hpu, cuda, xpu, mps or cpu.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="Arithmetic of trial.autocast() and trial.backward(): fp32, tf32, bf16 or fp16.")
+]
+AgainPrecisionOption = Annotated[
+    str | None, typer.Option("--precision", help="Arithmetic: fp32, tf32, bf16 or fp16.", show_default="the study's")
+]
+ShareOption = Annotated[bool, typer.Option("--share-devices", help="Let several ranks of a node train on one accelerator.")]
 SeedOption = Annotated[int, typer.Option(help="Decides everything random.")]
 
 
@@ -47,8 +55,17 @@ class Options:
     ranks: Annotated[
         int | None, typer.Option(help="Start under mpiexec with so many ranks, unless started by mpirun or srun already.")
     ] = None
-    device: Annotated[str, typer.Option(help="The kind of device to train on: auto, cpu, cuda or hpu.")] = "auto"
-    precision: Annotated[str, typer.Option(help="Arithmetic inside trial.autocast(): fp32 or bf16.")] = "fp32"
+    device: DeviceOption = "auto"
+    share_devices: ShareOption = False
+    precision: PrecisionOption = "fp32"
+    state_dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bf16|fp16",
+            help="Keep and send fp32 tensors of states in 16 bits; going on is then not exact.",
+            show_default="fp32",
+        ),
+    ] = None
     state_memory: Annotated[
         str | None,
         typer.Option(

@@ -10,6 +10,7 @@ import typer
 
 from openhpo.cli.console import console
 from openhpo.cli.inspect import StudyArgument
+from openhpo.cli.options import AgainPrecisionOption, DeviceOption
 from openhpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def replay(
         str | None,
         typer.Option("--into", metavar="DIR", help="The folder of what comes out.", show_default="STUDY/replay-trial-N"),
     ] = None,
-    device: Annotated[str, typer.Option(help="The kind of device to train on: auto, cpu, cuda or hpu.")] = "auto",
+    device: DeviceOption = "auto",
+    precision: AgainPrecisionOption = None,
 ) -> None:
     """Train a fresh model with the schedule of hyperparameters that the best trial came to, step by step.
 
@@ -66,10 +68,10 @@ def replay(
         result.objective,
         engine=Full(steps),
         trials=1,
-        study=into or Path(result.path) / name_of(trial, steps=given, seed=seed),
+        study=into or Path(result.path) / name_of(trial, steps=given, seed=seed, precision=precision),
         seed=int(result.definition["seed"]) if seed is None else seed,
         device=device,
-        precision=str(result.definition.get("precision", "fp32")),
+        precision=precision or str(result.definition.get("precision", "fp32")),
         app=loaded.name,
     )
     score, step = result.scores[trial]
@@ -82,7 +84,7 @@ def replay(
     out.print(f"its curves: {again.path}", markup=False, soft_wrap=True)
 
 
-def name_of(trial: int, **options: int | None) -> str:
+def name_of(trial: int, **options: int | str | None) -> str:
     """A folder for what these options ask for."""
     return "-".join(["replay-trial", str(trial), *(f"{name}-{value}" for name, value in options.items() if value is not None)])
 

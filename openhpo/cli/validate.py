@@ -12,6 +12,7 @@ import typer
 
 from openhpo.cli.console import console
 from openhpo.cli.inspect import StudyArgument
+from openhpo.cli.options import AgainPrecisionOption, DeviceOption, ShareOption, seconds_of
 from openhpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def validate(
         typer.Option("--into", metavar="DIR", help="The folder of the new trainings.", show_default="STUDY/validation-…"),
     ] = None,
     ranks: Annotated[int | None, typer.Option(help="Start under mpiexec with so many ranks.")] = None,
-    device: Annotated[str, typer.Option(help="The kind of device to train on: auto, cpu, cuda or hpu.")] = "auto",
+    device: DeviceOption = "auto",
+    share_devices: ShareOption = False,
+    precision: AgainPrecisionOption = None,
     time_limit: Annotated[
         str | None, typer.Option(metavar="TIME", help="Stop in order after that time, to be continued by the same command.")
     ] = None,
@@ -46,7 +49,6 @@ def validate(
 
     from openhpo.actors import launched_rank
     from openhpo.cli.apps import load_app
-    from openhpo.cli.options import seconds_of
     from openhpo.place import find_place, share_threads
     from openhpo.result import load
     from openhpo.validation import validate as train_again
@@ -65,6 +67,8 @@ def validate(
         seed=seed,
         into=into,
         device=device,
+        share_devices=share_devices,
+        precision=precision,
         time_limit=seconds_of(time_limit, "--time-limit"),
         progress=progress,
         app=loaded.name,

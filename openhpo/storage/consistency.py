@@ -45,7 +45,7 @@ def check(tables: Tables) -> None:
 
 
 def _check_definition(definition: dict[str, Any]) -> None:
-    texts, others, numbers = ("engine", "sampler"), ("app", "precision"), ("trials", "seed")
+    texts, others, numbers = ("engine", "sampler"), ("app", "precision", "state_dtype"), ("trials", "seed")
     must(all(isinstance(definition.get(name), str) for name in texts), "its definition is damaged")
     must(all(isinstance(definition.get(name, ""), str) for name in others), "its definition is damaged")
     must(all(type(definition.get(name)) is int for name in numbers), "its definition is damaged")

@@ -89,7 +89,7 @@ class Group:
         limit = timedelta(seconds=PATIENCE)
         if self.member == 0:
             store = dist.TCPStore("0.0.0.0", 0, None, True, limit, wait_for_workers=False)
-            self.exchange(f"{_own_address(self.ranks)}:{store.port}")
+            self.exchange(f"{_own_address()}:{store.port}")
             return store
         host, _, port = self.exchange(None).rpartition(":")
         return dist.TCPStore(host, int(port), None, False, limit, wait_for_workers=False)
@@ -97,7 +97,7 @@ class Group:
     def _backend(self, store: Any, device: Device) -> str:
         """What moves the data: the accelerators' own library where each member has one to itself."""
         kind = device.name.partition(":")[0]
-        store.set(f"device {self.member}", f"{socket.gethostname()} {identity(device)}")
+        store.set(f"device {self.member}", f"{socket.gethostname()} {device.identity or device.name}")
         devices = [store.get(f"device {member}") for member in range(len(self))]
         if kind not in BACKENDS or len(set(devices)) < len(self):
             return "gloo"
@@ -130,13 +130,8 @@ class Group:
         return self._comm
 
 
-def identity(device: Device) -> str:
-    """What tells a device from others of its node."""
-    visible = "/".join(os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "HABANA_VISIBLE_MODULES"))
-    return f"{device.name} {visible}"
-
-
-def _own_address(ranks: Sequence[int]) -> str:
+def _own_address() -> str:
+    """The name under which the other members reach this host; OPENHPO_ADDRESS where that is another one than its own."""
     return os.environ.get("OPENHPO_ADDRESS") or socket.gethostname()
 
 

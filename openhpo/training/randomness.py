@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy
@@ -38,3 +39,18 @@ def _seed_torch(torch: ModuleType, number: int) -> None:
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(number)
+    for kind in _others(torch):
+        if kind == "mps":
+            torch.mps.manual_seed(number)
+        elif kind == "xpu" and torch.xpu.is_initialized():
+            torch.xpu.manual_seed_all(number)
+    gaudi = loaded("habana_frameworks.torch.hpu.random")
+    if gaudi is not None:
+        gaudi.manual_seed_all(number)
+
+
+@cache
+def _others(torch: ModuleType) -> tuple[str, ...]:
+    """Kinds of accelerators besides CUDA that this torch is built for, asked once as it is done at each step."""
+    kinds = {"xpu": getattr(torch.version, "xpu", None) is not None, "mps": torch.backends.mps.is_available()}
+    return tuple(kind for kind, there in kinds.items() if there)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
 from openhpo.libraries import loaded
+from openhpo.training.staging import Arriving, Copier, Item
 
 KIND = "!"
 ALIGNMENT = 64  # bytes
+HALF = 2  # bytes of an element in either type of 16 bits
 
 
 class CannotLower(TypeError):
@@ -40,10 +43,12 @@ class Snapshot:
     Attributes:
         header: JSON, by the name each object is tracked under.
         data: The tensors' bytes, shape [bytes], uint8.
+        arriving: Those that are still on their way from the device; None where all are there.
     """
 
     header: bytes
     data: NDArray[numpy.uint8]
+    arriving: Arriving | None = field(default=None, compare=False)
 
     @property
     def size(self) -> int:
@@ -67,32 +72,58 @@ class Leaf:
     size: int
 
 
-def lower(tracked: Mapping[str, Any], spare: Callable[[int], NDArray[numpy.uint8] | None] | None = None) -> Snapshot:
+def lower(
+    tracked: Mapping[str, Any],
+    spare: Callable[[int], NDArray[numpy.uint8] | None] | None = None,
+    *,
+    copier: Copier | None = None,
+    dtype: str | None = None,
+    wait: bool = True,
+) -> Snapshot:
     """Copy the states of tracked objects to host memory.
 
     Args:
         tracked: Objects with `state_dict`, by name.
         spare: Gives a buffer of so many bytes that nobody needs any more, or None.
+        copier: Copies from the device that the training uses; None where it has none of its own.
+        dtype: The type in which tensors of fp32 are stored, such as "bfloat16"; None for their own.
+        wait: Whether to wait for all bytes. Else the training may go on, and whoever uses them waits for `arriving`.
 
     Raises:
         CannotLower: Naming the key.
     """
-    lowering = Lowering()
+    lowering = Lowering(dtype)
     header = {name: lowering.node(name, item.state_dict()) for name, item in tracked.items()}
     data = spare(lowering.size) if spare is not None else None
     if data is None:
         data = numpy.empty(lowering.size, numpy.uint8)
-    for at, size, item in lowering.items:
-        if size:
-            _copy(item, data[at : at + size])
-    return Snapshot(json.dumps(header).encode(), data)
+    arriving = _copy_all([item for item in lowering.items if item[1]], data, copier)
+    if wait and arriving is not None:
+        arriving.wait()
+        arriving = None
+    return Snapshot(json.dumps(header).encode(), data, arriving)
+
+
+def _copy_all(items: list[Item], data: NDArray[numpy.uint8], copier: Copier | None) -> Arriving | None:
+    there = [item for item in items if copier is not None and item[3] and copier.takes(item[2])]
+    arriving = copier.download(there, data) if copier is not None and there else None
+    taken = {item[0] for item in there} if arriving is not None else ()
+    for at, size, item, dtype in items:
+        if at not in taken:
+            _copy(item, data[at : at + size], dtype)
+    return arriving
 
 
 class Lowering:
-    """Gathers what goes into the buffer while a state is walked."""
+    """Gathers what goes into the buffer while a state is walked.
 
-    def __init__(self) -> None:
-        self.items: list[tuple[int, int, Any]] = []
+    Args:
+        dtype: The type in which tensors of fp32 are stored; None for their own.
+    """
+
+    def __init__(self, dtype: str | None = None) -> None:
+        self._dtype = dtype
+        self.items: list[Item] = []
         self.size = 0
 
     def node(self, path: str, item: Any) -> Any:
@@ -148,24 +179,28 @@ class Lowering:
 
         if item.layout is not torch.strided or item.is_quantized or item.is_meta:
             raise CannotLower(f"{path} ({item.layout}, {item.dtype}, on {item.device})", item)
+        own = dtype = str(item.dtype).removeprefix("torch.")
         size = item.numel() * item.element_size()
-        dtype = str(item.dtype).removeprefix("torch.")
-        return {KIND: "tensor", "dtype": dtype, "shape": list(item.shape), **self._place(size, item.detach())}
+        told: dict[str, Any] = {} if item.device.type == "cpu" else {"on": item.device.type}
+        if self._dtype is not None and own == "float32" and item.ndim:  # a single number, such as a count of steps, stays exact
+            dtype, size = self._dtype, item.numel() * HALF
+            told["was"] = own
+        return {KIND: "tensor", "dtype": dtype, "shape": list(item.shape), **told, **self._place(size, item.detach(), dtype)}
 
-    def _place(self, size: int, item: Any) -> dict[str, int]:
+    def _place(self, size: int, item: Any, dtype: str = "") -> dict[str, int]:
         at = self.size
-        self.items.append((at, size, item))
+        self.items.append((at, size, item, dtype))
         self.size += -(-size // ALIGNMENT) * ALIGNMENT
         return {"at": at, "size": size}
 
 
-def _copy(item: Any, place: NDArray[numpy.uint8]) -> None:
+def _copy(item: Any, place: NDArray[numpy.uint8], dtype: str) -> None:
     if isinstance(item, numpy.ndarray):
         place.view(item.dtype).reshape(item.shape)[...] = item
     else:
         import torch
 
-        torch.from_numpy(place).view(item.dtype).reshape(item.shape).copy_(item)
+        torch.from_numpy(place).view(getattr(torch, dtype)).reshape(item.shape).copy_(item)
 
 
 def lift(snapshot: Snapshot, *, owned: bool = False) -> dict[str, Any]:
@@ -175,20 +210,33 @@ def lift(snapshot: Snapshot, *, owned: bool = False) -> dict[str, Any]:
         snapshot: As `lower` made it.
         owned: Whether nobody else needs the snapshot, so that tensors may share its memory.
     """
+    return {name: make() for name, make in lifts(snapshot, owned=owned).items()}
+
+
+def lifts(snapshot: Snapshot, *, owned: bool = False, copier: Copier | None = None) -> dict[str, Callable[[], Any]]:
+    """The same, each state made when it is asked for, so that not all of them take up the device's memory at once.
+
+    Args:
+        snapshot: As `lower` made it.
+        owned: As above.
+        copier: Copies to the device that the training uses what was on a device before.
+    """
+    if snapshot.arriving is not None:
+        snapshot.arriving.wait()
     data = snapshot.data if owned else snapshot.data.copy()
-    return {name: _lifted(tree, data) for name, tree in json.loads(snapshot.header).items()}
+    return {name: partial(_lifted, tree, data, copier) for name, tree in json.loads(snapshot.header).items()}
 
 
-def _lifted(node: Any, data: NDArray[numpy.uint8]) -> Any:
+def _lifted(node: Any, data: NDArray[numpy.uint8], copier: Copier | None = None) -> Any:
     if isinstance(node, list):
-        return [_lifted(inner, data) for inner in node]
+        return [_lifted(inner, data, copier) for inner in node]
     if not isinstance(node, dict):
         return node
     kind = node[KIND]
     if kind == "dict":
-        return _lifted_dict(node, data)
+        return _lifted_dict(node, data, copier)
     if kind == "tuple":
-        return tuple(_lifted(inner, data) for inner in node["items"])
+        return tuple(_lifted(inner, data, copier) for inner in node["items"])
     if kind == "float":
         return float(node["value"])
     if kind == "complex":
@@ -201,13 +249,13 @@ def _lifted(node: Any, data: NDArray[numpy.uint8]) -> Any:
     if kind == "bytes":
         return part.tobytes()
     if kind == "tensor":
-        return _lifted_tensor(node, part)
+        return _lifted_tensor(node, part, copier)
     array = part.view(node["dtype"]).reshape(node["shape"]) if part.size else numpy.empty(node["shape"], node["dtype"])
     return array if kind == "array" else array[()]
 
 
-def _lifted_dict(node: dict[str, Any], data: NDArray[numpy.uint8]) -> Any:
-    found = {_lifted(key, data): _lifted(value, data) for key, value in node["items"]}
+def _lifted_dict(node: dict[str, Any], data: NDArray[numpy.uint8], copier: Copier | None) -> Any:
+    found = {_lifted(key, data): _lifted(value, data, copier) for key, value in node["items"]}
     if "metadata" not in node:
         return found
     from collections import OrderedDict
@@ -217,13 +265,18 @@ def _lifted_dict(node: dict[str, Any], data: NDArray[numpy.uint8]) -> Any:
     return ordered
 
 
-def _lifted_tensor(node: dict[str, Any], part: NDArray[numpy.uint8]) -> Any:
+def _lifted_tensor(node: dict[str, Any], part: NDArray[numpy.uint8], copier: Copier | None) -> Any:
     import torch
 
     dtype = getattr(torch, node["dtype"])
+    found: Any = None
     if not part.size:
-        return torch.empty(node["shape"], dtype=dtype)
-    return torch.from_numpy(part).view(dtype).reshape(node["shape"])
+        found = torch.empty(node["shape"], dtype=dtype)
+    elif copier is not None and "on" in node:
+        found = copier.upload(part, node["dtype"], node["shape"])
+    if found is None:
+        found = torch.from_numpy(part).view(dtype).reshape(node["shape"])
+    return found.to(getattr(torch, node["was"])) if "was" in node else found
 
 
 def _leaves(path: str, node: Any) -> Iterator[Leaf]:

@@ -15,12 +15,15 @@ from openhpo.stages import Stage
 from openhpo.training.devices import Device
 from openhpo.training.group import Group, average_of, part_of
 from openhpo.training.metrics import numbers
+from openhpo.training.precision import NAME, Arithmetic
 from openhpo.training.randomness import SET_UP, seed_everything
-from openhpo.training.states import Lowering, Snapshot, lift, lower, trackable
+from openhpo.training.states import Lowering, Snapshot, lifts, lower, trackable
 
 if TYPE_CHECKING:
     import numpy
 
+GRAD_SCALER = "grad scaler"  # its name in a state, which no tracked object has, as it is no Python name
+SKIPPED = "skipped_updates"  # the metric
 UNTRACKED = b"null"  # the header of the state of a training that never called track
 _ABSENT = object()
 
@@ -79,11 +82,12 @@ class Trial:
         stage: The first span of steps.
         device: Where to train.
         port: Where reports go.
-        precision: Of `autocast`.
+        precision: Of `autocast` and `backward`, where no hyperparameter says it.
         course: What is in force; the stage's configuration as constants where absent.
         state: The state to go on from; None for a new model.
         owned: Whether nobody else needs the memory of that state.
         group: The ranks that train it together; None for this one alone.
+        state_dtype: The type in which tensors of fp32 are kept in states, such as "bfloat16"; None for their own.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Trial:
         state: Snapshot | None = None,
         owned: bool = False,
         group: Group | None = None,
+        state_dtype: str | None = None,
     ) -> None:
         self.seed = stage.seed
         self._group = group
@@ -107,16 +112,21 @@ class Trial:
         self._device = device
         self._port = port
         self._precision = precision
+        self._state_dtype = state_dtype
+        self._arithmetic = Arithmetic(device)
         self._keyed: KeyedGenerator | None = None
         self._begin(stage, Course(stage.config, stage.config, {}) if course is None else course)
         self.step = stage.start + 1
-        self._states: dict[str, Any] = {}  # that wait for the objects they belong to
+        self._states: dict[str, Callable[[], Any]] = {}  # that wait for the objects they belong to
         self._again_up_to = 0  # steps that are only trained to get to where the stage begins
         if state is not None and state.header == UNTRACKED:
             self._again_up_to, self.step = stage.start, 1
         elif state is not None:
-            self._states = lift(state, owned=owned)
+            self._states = lifts(state, owned=owned, copier=device.copier)
+        scaler = self._states.pop(GRAD_SCALER, None)
         self._rekey(SET_UP)
+        if scaler is not None and self._arithmetic.name == "fp16":  # a fork may change the precision
+            self._arithmetic.load_scaler(scaler())
 
     def _begin(self, stage: Stage, course: Course) -> None:
         self.stage = stage
@@ -201,7 +211,7 @@ class Trial:
             if self._states:
                 if name not in self._states:
                     raise KeyError(f"track({name}=…): the state to go on from has {', '.join(self._states)}, but no {name!r}")
-                tracked.load_state_dict(self._states.pop(name))
+                tracked.load_state_dict(self._states.pop(name)())
         self._rekey(self.step)
 
     def check_state(self) -> None:
@@ -210,13 +220,21 @@ class Trial:
         for name, item in self.tracked.items():
             lowering.node(name, item.state_dict())
 
-    def lower(self, spare: Callable[[int], Any] | None = None) -> Snapshot:
+    def lower(self, spare: Callable[[int], Any] | None = None, *, wait: bool = True) -> Snapshot:
         """The state, copied to host memory.
+
+        Args:
+            spare: Gives a buffer of so many bytes that nobody needs any more, or None.
+            wait: Whether to wait for the bytes that come from an accelerator.
 
         Raises:
             CannotLower: It holds something that cannot be stored.
         """
-        return lower(self.tracked, spare) if self._tracks else untracked()
+        if not self._tracks:
+            return untracked()
+        scaler = {GRAD_SCALER: self._arithmetic.scaler} if self._arithmetic.name == "fp16" else {}
+        tracked = {**self.tracked, **scaler}
+        return lower(tracked, spare, copier=self._device.copier, dtype=self._state_dtype, wait=wait)
 
     def report(self, metrics: Mapping[str, Any]) -> None:
         """Hand over the metrics of this step; return when the next one may run.
@@ -231,6 +249,9 @@ class Trial:
             UserError: A metric is no number.
         """
         found = numbers(metrics)
+        self._device.mark_step()
+        if self._arithmetic.name == "fp16":
+            found.setdefault(SKIPPED, float(self._arithmetic.take_skipped()))
         if self.step <= self._again_up_to:
             self._next_step()
             return
@@ -254,13 +275,29 @@ class Trial:
         self.step += 1
         self._rekey(self.step)
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The context for a forward pass in the study's precision; does nothing in fp32."""
-        return self._device.autocast(self._precision)
+    def training(self) -> contextlib.AbstractContextManager[None]:
+        """The context in which the training function runs: its device is the current one, its settings of torch in force."""
+        return self._arithmetic
 
-    def backward(self, loss: Any, optimizer: Any) -> None:
-        """Zero the gradients, compute them from `loss`, and take one step of `optimizer`, as the device needs it."""
-        self._device.backward(loss, optimizer)
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context for a forward pass in the trial's precision; does nothing in fp32 and tf32."""
+        return self._arithmetic.autocast()
+
+    def backward(self, loss: Any, optimizer: Any, *, clip_norm: float | None = None) -> None:
+        """Zero the gradients, compute them from `loss`, and take one step of `optimizer`, as device and precision need it.
+
+        In fp16 the loss is scaled up, and an update with gradients that are not finite is left out; how many were in a step is
+        the metric skipped_updates. The scale is part of the trial's state.
+
+        Args:
+            loss: A tensor of one element.
+            optimizer: A torch optimizer of parameters in fp32.
+            clip_norm: What the norm of all its gradients together is shortened to where it is longer.
+
+        Raises:
+            UserError: torch is not installed.
+        """
+        self._arithmetic.backward(loss, optimizer, clip_norm)
 
     # ---- several ranks
 
@@ -343,6 +380,7 @@ class Trial:
     def _rekey(self, step: int) -> None:
         self._key = step
         self._now: dict[str, Any] = {}  # the values in force, as they are asked for
+        self._arithmetic.use(self.get(NAME, self._precision))
         seed_everything(self.seed, step, self.member)
         if self._keyed is not None:
             self._keyed.rekey(self.seed, step)
