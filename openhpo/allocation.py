@@ -98,9 +98,15 @@ class Allocation:
         return found
 
     def change(self, course: Course, start: int, stop: int) -> int | None:
-        """The first step between these two from which on another number of ranks is wanted."""
+        """The first step between these two from which on another number of ranks is wanted.
+
+        Where that is learnt from stages, the first from which on other values are in force, as what a stage takes is known by
+        these.
+        """
         if not self.wide or (isinstance(self._wanted, int) and self._widening is None):
             return None
+        if self._needs is not None:
+            return next(iter(course.turns(start, stop)), None)
         now = self.size(course, start)
         return next((step for step in course.turns(start, stop) if self.size(course, step) != now), None)
 

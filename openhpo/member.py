@@ -145,7 +145,7 @@ class Member(Actor):
     @handles(Broken)
     def on_broken(self, message: Broken, sender: Address) -> None:
         group = self._group
-        if group is not None and group.member == 0 and group.number == message.group and not group.broken:
+        if group is not None and group.member == 0 and group.number == message.group:
             group.broken = True
             self.broken(message)
 

@@ -7,8 +7,8 @@ The peak memory of one of r ranks is taken for a sum of what every rank holds (w
     peak = a + b.x + (c + d.x) / r,    all of a, b, c, d at least 0
 
 fitted by non-negative least squares. While all stages had one rank, the two parts cannot be told apart, and the fit prefers
-the divided one; the first stage on more ranks shows better. What ran out of memory counts as a peak somewhat above the
-memory that there is.
+the divided one; the first stage on more ranks shows better. Of what ran out of memory only that is known: it counts, as a peak
+just above the memory that there is, where the fit to the others says that it had been enough.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 SPARE = 0.05  # of the memory, that a prediction leaves free
-BEYOND = 1.25  # times the memory that there is: what a stage that ran out of it is taken to have needed
+BEYOND = 1.02  # times the memory that there is: what a stage that ran out of it needed at least
 MOST = 400  # observations that are fitted, the latest
-NOTICE = 0.01  # a new observation that was predicted this well needs no new fit
 
 
 class Profile(NamedTuple):
@@ -43,6 +42,7 @@ class Needs:
 
     def __init__(self) -> None:
         self._seen: list[tuple[dict[str, float], int, float]] = []  # features, ranks, bytes
+        self._failed: list[tuple[dict[str, float], int]] = []  # features and ranks of what ran out of memory
         self._memory = 0
         self._least: dict[tuple[tuple[str, float], ...], int] = {}  # ranks that what ran out of memory needs at least
         self._fit: tuple[list[str], Any] | None = None
@@ -60,27 +60,21 @@ class Needs:
         if not profile.peak:
             return
         self._memory = profile.memory or self._memory
-        self._add(numbers(values), ranks, float(profile.peak))
+        self._seen.append((numbers(values), ranks, float(profile.peak)))
+        del self._seen[:-MOST]
+        self._fit = None
 
     def exhausted(self, values: Mapping[str, Any], ranks: int) -> None:
         """A stage ran out of memory; it needs at least twice as many ranks."""
         features = numbers(values)
         key = tuple(sorted(features.items()))
         self._least[key] = max(self._least.get(key, 1), 2 * ranks)
-        if self._memory:
-            self._add(features, ranks, BEYOND * self._memory)
-
-    def _add(self, features: dict[str, float], ranks: int, peak: float) -> None:
-        known = self._fit is not None and len(self._seen) >= 2 and set(features) <= set(self._fit[0])
-        if known and abs(self._predicted(features, ranks) - peak) <= NOTICE * peak:
-            return
-        self._seen.append((features, ranks, peak))
-        del self._seen[:-MOST]
+        self._failed.append((features, ranks))
         self._fit = None
 
     def _predicted(self, features: Mapping[str, float], ranks: int) -> float:
         """Bytes on each of so many ranks."""
-        if not self._seen:
+        if not self._seen:  # nothing is known but what `_least` says
             return 0.0
         if self._fit is None:
             self._fit = self._fitted()
@@ -91,13 +85,20 @@ class Needs:
         import numpy
         from scipy.optimize import nnls
 
-        names = sorted({name for features, _, _ in self._seen for name in features})
-        table = numpy.array([row(names, features, ranks) for features, ranks, _ in self._seen])
-        scales = numpy.abs(table).max(axis=0)
-        scales[scales == 0] = 1.0
-        peaks = numpy.array([peak for _, _, peak in self._seen])
-        weights, _ = nnls(table / scales, peaks / peaks.max())
-        return names, weights / scales * peaks.max()
+        seen, failed = list(self._seen), list(self._failed)
+        names = sorted({name for features in (*(each[0] for each in seen), *(each[0] for each in failed)) for name in features})
+        while True:
+            table = numpy.array([row(names, features, ranks) for features, ranks, _ in seen])
+            scales = numpy.abs(table).max(axis=0)
+            scales[scales == 0] = 1.0
+            peaks = numpy.array([peak for _, _, peak in seen])
+            weights, _ = nnls(table / scales, peaks / peaks.max())
+            weights = weights / scales * peaks.max()
+            missed = [each for each in failed if row(names, *each) @ weights <= self._memory]
+            if not missed:
+                return names, weights
+            failed = [each for each in failed if each not in missed]
+            seen += [(*each, BEYOND * self._memory) for each in missed]
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -547,7 +547,7 @@ class Trainer(Member):
     def broken(self, message: Broken) -> None:
         """A follower is at fault, has found that another one is, or has something else to do."""
         session = self._session
-        if self._stage is None or session is None or session.group is None:
+        if self._stage is None or session is None or session.group is None or session.group.number != message.group:
             return  # it rests: what is alive stays, but nobody trains on with it
         if message.error:
             self._blamed = message

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from openhpo.allocation import ONE, Ranks
 from openhpo.errors import UserError, meant
 from openhpo.objective import Objective
 from openhpo.space import Space
@@ -18,13 +19,14 @@ from openhpo.space import Space
 
 @dataclass(frozen=True)
 class App:
-    """A module with `train` and `space`, and perhaps `objective` and `max_steps`."""
+    """A module with `train` and `space`, and perhaps `objective`, `max_steps` and `ranks_per_trial`."""
 
     name: str
     train: Callable[[Any], Any]
     space: Space
     objective: Objective | None
     max_steps: int | None
+    ranks_per_trial: Ranks = ONE
 
 
 def load_app(text: str) -> App:
@@ -50,7 +52,9 @@ def load_app(text: str) -> App:
     objective = getattr(module, "objective", None)
     if objective is not None and not isinstance(objective, Objective):
         raise UserError(f"`objective` in {text} is neither hpo.Minimize(...) nor hpo.Maximize(...)")
-    return App(module.__name__.rpartition(".")[2], module.train, space, objective, getattr(module, "max_steps", None))
+    name = module.__name__.rpartition(".")[2]
+    ranks = getattr(module, "ranks_per_trial", ONE)
+    return App(name, module.train, space, objective, getattr(module, "max_steps", None), ranks)
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -78,6 +78,14 @@ class Options:
     replicates: Annotated[
         int, typer.Option(min=1, help="Train each configuration so often, each time with another seed, and compare the means.")
     ] = 1
+    ranks_per_trial: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Train each trial on N ranks together (trial.parallel); auto goes by the memory that stages took.",
+            show_default="ranks_per_trial of APP, or 1",
+        ),
+    ] = None
     prior: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE,...", help="A configuration to try first, such as lr=0.1,width=64; may be repeated."),

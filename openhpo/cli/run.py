@@ -15,6 +15,7 @@ from openhpo.cli.options import Options, joined, pairs, seconds_of, size_of, val
 from openhpo.errors import UserError, meant
 
 if TYPE_CHECKING:
+    from openhpo.allocation import Ranks
     from openhpo.engines import Engine
     from openhpo.objective import Objective
     from openhpo.result import Result
@@ -168,13 +169,18 @@ def asha(
     reduction_factor: FactorOption = 3,
     early_stopping_rate: Annotated[int, typer.Option(help="Leave out so many of the lowest rungs (s).")] = 0,
     stopping: Annotated[bool, typer.Option(help="Stop trials at rungs instead of pausing and promoting them.")] = False,
+    double_ranks: Annotated[
+        bool, typer.Option("--double-ranks", help="Train a trial on twice as many ranks from each rung on (RASDA).")
+    ] = False,
 ) -> Method:
     """Asynchronous successive halving: promote the best third of each rung as soon as it is known. Nobody waits."""
     from openhpo.engines import ASHA
 
     return Method(
         sampler_of(sampler, axis, wait=wait),
-        lambda steps: ASHA(steps, min_steps, reduction_factor, early_stopping_rate, stopping=stopping),
+        lambda steps: ASHA(
+            steps, min_steps, reduction_factor, early_stopping_rate, stopping=stopping, double_ranks=double_ranks
+        ),
     )
 
 
@@ -307,6 +313,15 @@ def sampler_of(name: str, axis: list[str] | None = None, random_fraction: float 
     return makers[name]()
 
 
+def ranks_of(text: str) -> Ranks:
+    """The ranks of a trial as --ranks-per-trial has them."""
+    if text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--ranks-per-trial is a whole number above 0, or auto, not {text!r}")
+    return int(text)
+
+
 def _limits(name: str, text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
@@ -376,6 +391,7 @@ def search(method: str, options: Options, sampler: Sampler, engine: Callable[[in
         state_memory=size_of(options.state_memory, "--state-memory"),
         merge=options.merge,
         replicates=options.replicates,
+        ranks_per_trial=app.ranks_per_trial if options.ranks_per_trial is None else ranks_of(options.ranks_per_trial),
         prior=[
             {name: value_of(value) for name, value in pairs(text.split(","), "--prior").items()} for text in options.prior or []
         ],

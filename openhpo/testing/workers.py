@@ -58,6 +58,7 @@ class Workers:
         self, study: Study, count: int, metrics: Metrics, *, seed: int = 0, failing: float = 0.0, losing: float = 0.0
     ) -> None:
         self.study = study
+        study.allocation.expect(count)
         self.played = Played()
         self.held: list[dict[StateName, bytes]] = [{} for _ in range(count)]
         self._metrics = metrics
