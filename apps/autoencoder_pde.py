@@ -96,18 +96,19 @@ def train(trial):
     fields, val, test = load(trial["data"], trial.device)
     widths = [trial[f"filters{stage}"] for stage in range(1, HALVINGS + 1)]
     model = Autoencoder(*fields.shape[1:], widths, trial["latent"]).to(trial.device)
+    parallel = trial.parallel(model)  # the model itself where one rank trains
     optimizer = torch.optim.AdamW(model.parameters(), lr=trial["lr"])
     trial.track(model=model, optimizer=optimizer)
 
     while True:
         # both may change from step to step
         optimizer.param_groups[0].update(betas=(trial["beta1"], trial["beta2"]), weight_decay=trial["weight_decay"])
-        order = torch.as_tensor(trial.rng.permutation(len(fields)))
+        order = torch.as_tensor(trial.shard(trial.rng.permutation(len(fields))))
         batches = order[: trial["batches"] * trial["batch"] or None].to(trial.device).split(trial["batch"])
         for done, batch in enumerate(batches):
             optimizer.param_groups[0]["lr"] = rate(trial, done, len(batches))
             with trial.autocast():
-                found = model(fields[batch])
+                found = parallel(fields[batch])
             loss = nn.functional.mse_loss(found.float(), fields[batch])
             trial.backward(loss, optimizer)
         yield {"train_loss": loss, "val_loss": measure(trial, model, val), "test_loss": measure(trial, model, test)}

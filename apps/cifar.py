@@ -149,6 +149,7 @@ def train_on_images(trial, make_model, *, nesterov=False):
     data = load(trial["data"], trial.device)
     images, labels = data.train
     model = make_model().to(trial.device)
+    parallel = trial.parallel(model)  # the model itself where one rank trains
     optimizer = torch.optim.SGD(model.parameters(), lr=trial["lr"], momentum=trial["momentum"], nesterov=nesterov)
     trial.track(model=model, optimizer=optimizer)
 
@@ -156,7 +157,7 @@ def train_on_images(trial, make_model, *, nesterov=False):
         # all of these may change from step to step
         optimizer.param_groups[0].update(momentum=trial["momentum"], weight_decay=trial["weight_decay"])
         size = max(1, round(trial["batch"]))
-        order = torch.as_tensor(trial.rng.permutation(len(labels)))
+        order = torch.as_tensor(trial.shard(trial.rng.permutation(len(labels))))
         # drawn for every sample, so that how one is augmented does not depend on who trains on it
         shifts = torch.as_tensor(trial.rng.integers(2 * edge_of(images) + 1, size=(len(labels), 2)), device=trial.device)
         mirror = torch.as_tensor(trial.rng.random(len(labels)) < 0.5 * data.mirrored, device=trial.device)
@@ -166,7 +167,7 @@ def train_on_images(trial, make_model, *, nesterov=False):
             optimizer.param_groups[0]["lr"] = rate(trial, done, len(batches))
             inputs = (augment(images[batch], shifts[batch], mirror[batch]) / 255 - data.mean) / data.std
             with trial.autocast():
-                loss = nn.functional.cross_entropy(model(inputs), labels[batch])
+                loss = nn.functional.cross_entropy(parallel(inputs), labels[batch])
             trial.backward(loss, optimizer)
         found = {"train_loss": loss}
         for name, samples in (("val", data.val), ("test", data.test)):

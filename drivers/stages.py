@@ -408,8 +408,8 @@ def show_needs(trials: Fitted, stages: Fitted, cluster: int) -> None:
         f"Table 1(b) on {cluster} simulated ranks of limited memory",
         f"One rank holds {int((MEMORY - WEIGHTS) / IMAGE)} images; a batch grows from {BATCH} to {largest:,.0f}, and "
         f"an iteration costs what {OVERHEAD} images do besides: numbers of our choice. Of stages after the first {FIRST}, "
-        f"{right} got the smallest number of ranks that holds them; {stages.exhausted} ran out of memory and were trained on more. "
-        "In the paper: 6.60x fewer GPU-hours, 4.13x less time.",
+        f"{right} got the smallest number of ranks that holds them; {stages.exhausted} ran out of memory and were trained on "
+        "more. In the paper: 6.60x fewer GPU-hours, 4.13x less time.",
         ["", "trials, each on the most", "stages, on what they need", ""],
         [(name, f"{one:.3g}", f"{other:.3g}", f"{one / other:.2f}x") for name, one, other in compared],
     )

@@ -156,6 +156,7 @@ class Coordinator(Actor):
         self._suggesting = -1
         self._callbacks = Callbacks(()) if callbacks is None else callbacks
         self._expected = trainers
+        self._absent: set[int] = set()  # ranks that are known to be lost
         self._reported: Reported | None = None  # where callbacks are told of every step
         self._warned = False  # of devices that are shared by accident
         self._beaten = 0.0  # when trainers were last told that this rank lives
@@ -347,6 +348,7 @@ class Coordinator(Actor):
     def on_ready(self, message: Ready, sender: Address) -> None:
         self.send(sender, Welcome(self._limits.lease))
         self._expelled.pop(sender.rank, None)
+        self._absent.discard(sender.rank)
         if self._writer is None or self._scheduler.suspended:
             return  # it is already over
         if sender.rank in self._trainers:
@@ -393,7 +395,8 @@ class Coordinator(Actor):
     @handles(PeerLost)
     def on_peer_lost(self, message: PeerLost, sender: Address) -> None:
         expelled = self._expelled.pop(message.rank, None) is not None
-        if self._writer is not None and not expelled and message.rank not in self._trainers:
+        if self._writer is not None and not expelled and message.rank not in {*self._trainers, *self._absent}:
+            self._absent.add(message.rank)
             self._writer.event(schema.LEFT, self._time(), rank=message.rank, text="its process ended before it joined")
             self._scheduler.leave(message.rank)  # so that nobody waits for it to come
             self._settle()
@@ -413,6 +416,7 @@ class Coordinator(Actor):
         if self._writer is None or self._trainers.pop(rank, None) is None:
             return
         self._pending.discard(rank)
+        self._absent.add(rank)
         self._writer.event(schema.LEFT, self._time(), rank=rank, text=why)
         stages = self._scheduler.leave(rank)
         trained = f"; what it trained goes on elsewhere (trial {stages[0].trial})" if stages else ""

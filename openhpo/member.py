@@ -106,6 +106,7 @@ class Member(Actor):
             return None
         group = self._group
         if group is None or group.broken or group.ranks != stage.ranks or group.member != 0:
+            self._part_with_group()
             self._groups += 1
             group = self._group = Group(self._groups, stage.ranks, 0, self._tell)
         header, buffers = b"", list[Any]()
@@ -114,6 +115,12 @@ class Member(Actor):
         for rank in stage.ranks[1:]:
             self.send(Address(rank, TRAINER), Follow(group.number, stage, header), buffers)
         return group
+
+    def _part_with_group(self) -> None:
+        """This rank has another group from now on: the leader of the last one must not take that for usable."""
+        group = self._group
+        if group is not None and group.member != 0 and not group.broken:
+            self.send(Address(group.ranks[0], TRAINER), Broken(group.number))
 
     def _tell(self, text: str | None) -> str:
         """Called from the leader's training thread."""
@@ -175,6 +182,7 @@ class Member(Actor):
     def _begin_to_follow(self, following: Following, snapshot: Snapshot | None) -> None:
         stage, group = following.stage, self._group
         if group is None or group.broken or (group.ranks[0], group.number) != (following.leader, following.number):
+            self._part_with_group()
             group = self._group = Group(following.number, stage.ranks, stage.ranks.index(self.rank), following.heard)
         group.exchange = following.heard
         following.group = group

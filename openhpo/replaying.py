@@ -183,6 +183,8 @@ class ReplayTrainer(Actor):
     def on_gone(self, message: Gone, sender: Address) -> None:
         if self._stage is not None and message.rank in self._stage.ranks:
             self._clear()  # the coordinator has taken it back
+            if self._suspending:
+                self._suspended()
         if self._stage is not None and not self._begun and self._stage.source == message.rank:
             self._missing(message.rank)
 

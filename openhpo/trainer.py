@@ -274,7 +274,7 @@ class Trainer(Member):
         self._stage, self.relaxed = None, False
         if self._torn is not None:  # it has ended already
             self._session = self._torn = None
-            self._go_on()
+            self.go_on()
         elif session is not None:
             self._dismiss(session.group, abrupt=True)
             session.wanted = False

@@ -76,6 +76,7 @@ def troubled(kind):
     return hpo.Space({"lr": hpo.Float((0.05, 0.5), log=True), "batch": BATCH, "trouble": hpo.Categorical(["", kind])})
 
 
+TURNS = [{"lr": 0.1 + number / 100, "size": 2 + number % 2} for number in range(8)]
 GROWING = hpo.Space({"lr": 0.1, "batch": hpo.Steps([8, 16, 32], [2, 2]), "trouble": ""})
 CASES = {  # training, space, engine, options
     "pairs": (train, FIXED, hpo.Full(3), {"trials": 4, "ranks_per_trial": 2}),
@@ -88,6 +89,12 @@ CASES = {  # training, space, engine, options
     "median": (train, FIXED, hpo.MedianStopping(6, grace=1, startup=2), {"trials": 8, "ranks_per_trial": 2}),
     "pbt": (train, FIXED, hpo.PopulationBased(5, 1), {"trials": 8, "ranks_per_trial": 2}),
     "growing": (train, GROWING, hpo.Full(6), {"trials": 1, "ranks_per_trial": lambda values: values["batch"] // 8}),
+    "turns": (
+        train,
+        hpo.Space({"lr": hpo.Float((0.05, 0.5)), "batch": BATCH, "trouble": "", "size": hpo.Integer((2, 3))}),
+        hpo.Full(1),
+        {"trials": 8, "prior": TURNS, "ranks_per_trial": lambda values: values["size"]},
+    ),
     "comm": (plain, FIXED, hpo.Full(3), {"trials": 4, "ranks_per_trial": 2}),
     "returning": (returning, FIXED, hpo.Full(5), {"trials": 4, "ranks_per_trial": 2}),
     **{

@@ -58,6 +58,14 @@ def test_all_ranks_train_one_trial_and_others_have_as_many_as_they_ask_for(run):
     assert returning.curves("size").shape == (4, 2)
 
 
+def test_groups_that_take_turns_on_the_same_ranks_are_each_formed_anew(run):
+    (turns,) = run(3, "turns")
+    assert turns.finished
+    assert not turns.failures
+    assert turns.curves("size")[:, 0].tolist() == [2, 3] * 4
+    assert (turns.curves("alike") == 1).all()
+
+
 @pytest.mark.parametrize("ranks", [2, 5])
 def test_trials_are_paused_stopped_copied_and_continued_on_groups_of_another_size(run, ranks):
     halving, doubling, median, pbt, growing = run(ranks, "halving", "doubling", "median", "pbt", "growing")

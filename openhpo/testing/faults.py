@@ -107,6 +107,7 @@ class Plan:
         losing: How likely a state is to be gone when it is asked for.
         saving: How likely a state is written to a checkpoint.
         trouble: Faults a run, on average.
+        group: Ranks that train a trial together, as far as there are so many.
     """
 
     rng: random.Random
@@ -122,6 +123,7 @@ class Plan:
     losing: float
     saving: float
     trouble: float
+    group: int
 
     @staticmethod
     def of(engine: str, seed: int) -> Plan:
@@ -144,6 +146,7 @@ class Plan:
             maybe(0.2),
             rng.choice([0.0, 0.3, 1.0]),
             rng.choice([0.5, 2.0, 6.0]),
+            rng.choice([1, 1, 2, 3]),
         )
 
     def study(self, seed: int) -> Callable[[int | None], Study]:
@@ -165,6 +168,7 @@ class Plan:
                 seed=seed,
                 merge=self.merge,
                 replicates=replicates[0] if replicates else 1,
+                ranks_per_trial=self.group,
             )
 
         return make
