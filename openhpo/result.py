@@ -131,6 +131,15 @@ class Result:
         return list(found.values())
 
     @cached_property
+    def groups(self) -> dict[int, tuple[int, ...]]:
+        """The ranks of each stage that several trained, the leader first, by the stage's number."""
+        events = self.tables.events
+        return {
+            int(event["stage"]): tuple(json.loads(self.tables.text(int(event["text_at"]), int(event["text_size"]))))
+            for event in events[events["kind"] == schema.GROUP.encode()]
+        }
+
+    @cached_property
     def _lineage(self) -> Lineage:
         return Lineage(self.tables)
 

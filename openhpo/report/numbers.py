@@ -338,7 +338,7 @@ class Numbers:
 
     @cached_property
     def spans(self) -> list[Span]:
-        """The stages, by their beginnings; one that runs ends at the last moment known."""
+        """The stages, by their beginnings, once for each of their ranks; one that runs ends at the last moment known."""
         tables = self.result.tables
         events = tables.events[numpy.isin(tables.events["kind"], _STAGE_ENDS)]
         ends = dict(zip(events["stage"].tolist(), events["time"].tolist(), strict=True))
@@ -349,10 +349,11 @@ class Numbers:
         for rank, trial, stage, time, again in reversed(rows):
             # one that was under way when a run ended has no end of its own
             later = self._resumed[self._resumed >= time]
-            until = min(self.elapsed, begun.get(rank, math.inf), float(later[0]) if len(later) else math.inf)
-            begun[rank] = time
             how = "failed" if stage in failed else "again" if again else "trained"
-            found.append(Span(rank, trial, stage, time, max(time, ends.get(stage, until)), how))
+            for member in reversed(self.result.groups.get(stage, (rank,))):
+                until = min(self.elapsed, begun.get(member, math.inf), float(later[0]) if len(later) else math.inf)
+                begun[member] = time
+                found.append(Span(member, trial, stage, time, max(time, ends.get(stage, until)), how))
         return found[::-1]
 
     @cached_property
@@ -371,7 +372,8 @@ class Numbers:
         since = float(self._resumed[-1]) if len(self._resumed) else 0.0
         columns = (tables.stages[name].tolist() for name in ("stage", "rank", "time"))
         now = [(rank, stage) for stage, rank, time in zip(*columns, strict=True) if stage not in ends and time >= since]
-        return {rank: stage for rank, stage in now if rank in here}
+        groups = self.result.groups
+        return {member: stage for rank, stage in now for member in groups.get(stage, (rank,)) if member in here}
 
     @cached_property
     def trainers(self) -> set[int]:
