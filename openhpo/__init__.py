@@ -34,11 +34,14 @@ if TYPE_CHECKING:
     from openhpo.hyperparameters import Float as Float
     from openhpo.hyperparameters import Integer as Integer
     from openhpo.launch import run as run
+    from openhpo.launch import run_together as run_together
     from openhpo.objective import Maximize as Maximize
     from openhpo.objective import Minimize as Minimize
     from openhpo.objective import first_step as first_step
+    from openhpo.plan import Plan as Plan
     from openhpo.result import Result as Result
     from openhpo.result import load as load
+    from openhpo.result import load_together as load_together
     from openhpo.samplers import TPE as TPE
     from openhpo.samplers import GaussianProcess as GaussianProcess
     from openhpo.samplers import Grid as Grid
@@ -76,9 +79,10 @@ _HOMES = {
     "callbacks": "Callback MLflow TensorBoard",
     "engines": "ASHA Engine Full Hyperband LearningCurveMatching MedianStopping PopulationBased Request SuccessiveHalving",
     "errors": "UserError",
-    "launch": "run",
+    "launch": "run run_together",
     "objective": "Maximize Minimize first_step",
-    "result": "Result load",
+    "plan": "Plan",
+    "result": "Result load load_together",
     "schedules": "Chain Constant Cosine Cyclic Exponential Linear Polynomial Schedule Steps Switch Warmup",
     "samplers": "GaussianProcess Grid Listed Optuna Random Refinement Sampler Sobol Suggest TPE",
     "hyperparameters": "Categorical Float Integer",

@@ -31,13 +31,14 @@ class Allocation:
     Args:
         wanted: How many ranks a trial is trained on: a number; a function of the values in force, `f(values) -> number`; or
             "auto", which goes by the memory that earlier stages took.
-        widening: How many times as many from a number of steps on, as the engine has it.
+        widenings: How many times as many from a number of steps on, as the engine of each study has it; None where it has
+            none.
     """
 
-    def __init__(self, wanted: Ranks = ONE, widening: Callable[[int], int] | None = None) -> None:
+    def __init__(self, wanted: Ranks = ONE, widenings: Sequence[Callable[[int], int] | None] = (None,)) -> None:
         self._wanted = checked(wanted)
-        self._widening = widening
-        self.wide = wanted != ONE or widening is not None
+        self._widenings = widenings
+        self.wide = wanted != ONE or any(widening is not None for widening in widenings)
         self._needs = Needs() if wanted == AUTO else None
         self._hosts: dict[int, str] = {}
         self._gone: set[int] = set()
@@ -79,7 +80,8 @@ class Allocation:
         """
         if not self.wide:
             return ONE
-        times = ONE if self._widening is None else self._widening(step)
+        widening = self._widenings[course.study]
+        times = ONE if widening is None else widening(step)
         return min(self._base(course, step) * times, self.most)
 
     def _base(self, course: Course, step: int) -> int:
@@ -103,7 +105,7 @@ class Allocation:
         Where that is learnt from stages, the first from which on other values are in force, as what a stage takes is known by
         these.
         """
-        if not self.wide or (isinstance(self._wanted, int) and self._widening is None):
+        if not self.wide or (isinstance(self._wanted, int) and self._widenings[course.study] is None):
             return None
         if self._needs is not None:
             return next(iter(course.turns(start, stop)), None)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy
+from numpy.typing import NDArray
 
 from openhpo.actors import Actor, Address, Interrupted, Notice, PeerLost, WorkDone, WorkFailed, handles
 from openhpo.actors.run import survives_deaths
@@ -46,15 +49,15 @@ from openhpo.protocol import (
     Welcome,
 )
 from openhpo.reported import Reported
-from openhpo.result import Result
-from openhpo.resume import check_same, replay
+from openhpo.resume import There, begun_with, check_same, replay
 from openhpo.scheduler import Scheduler
+from openhpo.search import Change, Counted
 from openhpo.stages import Stage, State, StateName
 from openhpo.storage import StudyWriter, Tables, checkpoints, schema
-from openhpo.study import Change, Counted, Study
 from openhpo.suggestions import Suggestion
 from openhpo.training.devices import warning
 from openhpo.view import Progress, View
+from openhpo.workload import Workload
 
 COMMIT = 0.025  # seconds: reports are answered when they are in the file, and between two flushes lies at least that
 MANY = 1000  # reports that are worth a flush of their own
@@ -86,9 +89,9 @@ class Hold(Protocol):
 
 
 class MakeStudy(Protocol):
-    """Builds the study, with another number of trials than the user's where one is given."""
+    """Builds the study, or those of a job, with other numbers of trials than the user's where these are given."""
 
-    def __call__(self, trials: int | None = None, /) -> Study: ...
+    def __call__(self, trials: Sequence[int] | None = None, /) -> Workload: ...
 
 
 @dataclass
@@ -118,7 +121,7 @@ class Coordinator(Actor):
         limits: How long the run may take, and what it does about what goes wrong.
         claim: Takes the right to write the study.
         make_writer: What writes a new study; a simulation may do without.
-        callbacks: Whom else to tell what happens.
+        callbacks: Whom else to tell what happens, for each study.
         trainers: How many ranks train; all by default.
     """
 
@@ -132,7 +135,7 @@ class Coordinator(Actor):
         limits: Limits | None = None,
         claim: Callable[[Path], Hold] | None = None,
         make_writer: Callable[[Path, Mapping[str, Any], Mapping[str, Any]], Any] = StudyWriter,
-        callbacks: Callbacks | None = None,
+        callbacks: Sequence[Callbacks] = (),
         trainers: int | None = None,
     ) -> None:
         self._make_study = make_study
@@ -147,21 +150,22 @@ class Coordinator(Actor):
         self._trainers: dict[int, Peer] = {}
         self._expelled: dict[int, Peer] = {}  # ranks that were given up, and may come back
         self._pending: set[int] = set()  # ranks that have not said yet that they are suspended
-        self._attempts: dict[int, int] = {}  # of trials that failed
-        self._deaths: dict[int, int] = {}  # of ranks, by the trial that they trained
+        self._attempts: dict[tuple[int, int], int] = {}  # of trials that failed, by study and trial
+        self._deaths: dict[tuple[int, int], int] = {}  # of ranks, by what they trained
         self._commit_due = False
         self._committed = 0.0  # when the file was last flushed
         self._synced: float | None = 0.0  # when the disk last was up to date; None while that is under way
         self._syncing = -1
-        self._suggesting = -1
-        self._callbacks = Callbacks(()) if callbacks is None else callbacks
+        self._suggesting: dict[int, int] = {}  # which study's sampler a worker thread asks, by its ticket
+        self._callbacks = callbacks
         self._expected = trainers
         self._absent: set[int] = set()  # ranks that are known to be lost
         self._reported: Reported | None = None  # where callbacks are told of every step
         self._warned = False  # of devices that are shared by accident
         self._beaten = 0.0  # when trainers were last told that this rank lives
         self._ticked = 0.0
-        self._configs: dict[int, Config] = {}  # of the trials, as the file has them
+        self._configs: dict[tuple[int, int], Config] = {}  # by study and trial, as the file has them
+        self._known: deque[Stage] = deque()  # what an earlier study has trained
         self._long_lived = LongLived()
         self._steps = 0
         self._shown = (0.0, 0)  # when progress was last shown, and the steps then
@@ -176,7 +180,7 @@ class Coordinator(Actor):
         self._began = self._committed = self._beaten = self._ticked = self.now()
         self._synced = self.now()
         there = self._what_is_there(definition)
-        if there is not None and there.finished and there.definition["trials"] == self._study.total:
+        if there is not None and there.finished and there.totals == self._totals:
             self._view.note(f"{self._folder} holds this study, finished; nothing is left to run")
             self.stop_all()
             return
@@ -184,11 +188,14 @@ class Coordinator(Actor):
             self._hold = self._claim(self._folder)
             there = self._what_is_there(definition)  # another run may have gone on with it while this one waited
         self._scheduler = Scheduler(self._study)
-        self._callbacks.tell("on_start", self._folder, definition)
+        for place, callbacks in enumerate(self._callbacks):
+            own = definition if self._study.single else {**definition, **definition["studies"][self._study.names[place]]}
+            callbacks.tell("on_start", self._folder_of(place), own)
         if there is None:
             self._observe(None)
-            self._writer = self._make_writer(self._folder, definition, self._environment)
-            self._writer.event(schema.STARTED, 0.0, step=self._study.total, rank=self._ranks)
+            self._writer = self._begin(definition)
+            totals = "" if self._study.single else json.dumps({"trials": self._totals})
+            self._writer.event(schema.STARTED, 0.0, step=self._study.total, rank=self._ranks, text=totals)
             self._scheduler.expect(self._ranks)
         else:
             self._continue(there, definition)
@@ -203,19 +210,37 @@ class Coordinator(Actor):
         """How many ranks are to train."""
         return self.size if self._expected is None else self._expected
 
-    def _what_is_there(self, definition: Mapping[str, Any]) -> Result | None:
+    @property
+    def _totals(self) -> list[int]:
+        return [search.total for search in self._study.searches]
+
+    def _folder_of(self, place: int) -> Path:
+        """Where whatever belongs to one of the studies goes."""
+        return self._folder if self._study.single else self._folder / self._study.names[place]
+
+    def _begin(self, definition: Mapping[str, Any]) -> StudyWriter:
+        """Make the file, and the folders of studies that share it."""
+        if self._study.earlier is not None:
+            self._study.earlier.keep(self._folder)
+        writer: StudyWriter = self._make_writer(self._folder, definition, self._environment)
+        if not self._study.single:
+            for name in self._study.names:
+                (self._folder / name).mkdir(exist_ok=True)
+        return writer
+
+    def _what_is_there(self, definition: Mapping[str, Any]) -> There | None:
         return check_same(self._folder, definition) if (self._folder / schema.FILE).exists() else None
 
-    def _continue(self, there: Result, definition: Mapping[str, Any]) -> None:
+    def _continue(self, there: There, definition: Mapping[str, Any]) -> None:
         """Bring the study to where its file ends, and go on."""
-        tables, total = there.tables, self._study.total
+        tables, totals = there.tables, self._totals
         self._fresh = False
-        if (first := int(tables.events["step"][0]) if len(tables.events) else total) != total:
+        if (first := begun_with(tables, tables.events[0]) if len(tables.events) else totals) != totals:
             self._study = self._make_study(first)
             self._scheduler = Scheduler(self._study)
         kept = replay(tables, self._scheduler)
         self._observe(tables)
-        self._scheduler.resume(total)
+        self._scheduler.resume(totals)
         self._scheduler.expect(self._ranks)
         self._writer = StudyWriter.resume(
             tables, definition, self._environment, trials=kept.trials, stages=kept.stages, reports=kept.reports
@@ -223,8 +248,10 @@ class Coordinator(Actor):
         self._began -= kept.seconds
         self._steps = kept.reports
         self._shown = (self._time(), self._steps)
-        self._configs = {int(row["trial"]): tables.config(row) for row in tables.trials[: kept.trials]}
-        self._writer.event(schema.RESUMED, self._time(), step=total, rank=self._ranks, text=json.dumps(dict(self._environment)))
+        rows = tables.trials[: kept.trials]
+        self._configs = {(int(row["study"]), int(row["trial"])): tables.config(row) for row in rows}
+        told = {**self._environment, **({} if self._study.single else {"trials": totals})}
+        self._writer.event(schema.RESUMED, self._time(), step=sum(totals), rank=self._ranks, text=json.dumps(told))
         for change in kept.untold:
             self._record_change(change)
             self._tell_change(change)
@@ -238,7 +265,7 @@ class Coordinator(Actor):
 
     def _observe(self, earlier: Tables | None) -> None:
         """See to it that callbacks can be told of every step that comes to count from now on."""
-        if self._callbacks:
+        if any(self._callbacks):
             self._reported = Reported(earlier)
             self._study.observe()
 
@@ -259,13 +286,26 @@ class Coordinator(Actor):
         writer, self._writer = self._writer, None
         try:
             if writer is not None:
-                self._callbacks.tell("on_end", "failed")
+                self._tell_all("on_end", "failed")
                 if self._fresh and isinstance(self.failure, UserError) and not self._study.at_rest - self._study.failed:
-                    writer.discard()  # nothing was found yet, and a mended command should not stumble over it
+                    self._discard(writer)
                 else:
                     writer.close()
         finally:
             self._let_go()
+
+    def _discard(self, writer: StudyWriter) -> None:
+        """Remove what this run began: nothing was found yet, and a mended command should not stumble over it."""
+        for name in self._study.names if not self._study.single else ():
+            with contextlib.suppress(OSError):
+                (self._folder / name).rmdir()
+        if self._study.earlier is not None:
+            self._study.earlier.forget(self._folder)
+        writer.discard()
+
+    def _tell_all(self, what: str, *about: Any) -> None:
+        for callbacks in self._callbacks:
+            callbacks.tell(what, *about)
 
     def _let_go(self) -> None:
         hold, self._hold = self._hold, None
@@ -276,7 +316,7 @@ class Coordinator(Actor):
         """End the run well."""
         assert self._writer is not None
         self._record_changes()
-        self._callbacks.tell("on_end", phase)
+        self._tell_all("on_end", phase)
         self._writer.close()
         self._writer = None
         self._view.show(self._progress())
@@ -419,12 +459,13 @@ class Coordinator(Actor):
         self._absent.add(rank)
         self._writer.event(schema.LEFT, self._time(), rank=rank, text=why)
         stages = self._scheduler.leave(rank)
-        trained = f"; what it trained goes on elsewhere (trial {stages[0].trial})" if stages else ""
+        trained = f"; what it trained goes on elsewhere ({self._called(stages[0])})" if stages else ""
         for trainer in self._trainers.values():
             self.send(trainer.address, Gone(rank))
         self._view.note(f"rank {rank} is lost: {why}{trained}. {len(self._trainers)} ranks are left to train")
         for stage in stages:
-            deaths = self._deaths[stage.trial] = self._deaths.get(stage.trial, 0) + 1
+            key = (stage.study, stage.trial)
+            deaths = self._deaths[key] = self._deaths.get(key, 0) + 1
             self._give_up_or_back(
                 stage, f"the rank that trained it was lost {deaths} times: {why}", again=deaths < self._limits.deaths
             )
@@ -436,52 +477,78 @@ class Coordinator(Actor):
 
     def _hand_out(self) -> None:
         """Give work to idle trainers, or end."""
-        for stage in self._scheduler.assign():
-            self._release()  # before, so that a trainer does not copy what it leaves for nobody
-            self.send(Address(stage.ranks[0], TRAINER), Train(stage))
-            self.flush()  # the trainer need not wait for the file's rows
-            self._record_changes()
-            self._record_stage(stage)
-            self._long_lived.grown(stage.id + 1)
-        self._record_changes()
+        self._assign()
+        while self._known:
+            self._tell_known(self._known.popleft())
+            self._assign()
         if self._scheduler.finished:
             self._finish()
         else:
             self._have_suggested()
 
-    def _have_suggested(self) -> None:
-        """Have a slow sampler asked in a worker thread, so that messages do not wait for it."""
-        call = None if self._scheduler.suspended else self._study.draw()
-        if call is not None:
-            self._suggesting = self.work(obliging, call)
+    def _assign(self) -> None:
+        for stage in self._scheduler.assign():
+            self._release()  # before, so that a trainer does not copy what it leaves for nobody
+            if stage.ranks:
+                self.send(Address(stage.ranks[0], TRAINER), Train(stage))
+                self.flush()  # the trainer need not wait for the file's rows
+            else:
+                self._known.append(stage)
+            self._record_changes()
+            self._record_stage(stage)
+            self._long_lived.grown(stage.id + 1)
+        self._record_changes()
 
-    def _suggested(self, suggestion: Suggestion) -> None:
+    def _tell_known(self, stage: Stage) -> None:
+        """Tell the study what an earlier one has reported, as if it were trained now."""
+        if stage.id not in self._scheduler.stages:
+            return  # another one was stopped, and with it the need for this
+        for names, rows in itertools.groupby(self._study.known(stage), key=tuple):
+            values = numpy.array([list(row.values()) for row in rows])
+            if not self._take(stage, self._study.reported(stage) + 1, names, values):
+                break
+        self._record_end(stage, schema.STAGE_ENDED, json.dumps({"kept": False}))
+        self._scheduler.ended(stage, kept=False)
+        self._record_changes()
+
+    def _have_suggested(self) -> None:
+        """Have slow samplers asked in worker threads, so that messages do not wait for them."""
+        for place, call in [] if self._scheduler.suspended else self._study.draws():
+            self._suggesting[self.work(obliging, call)] = place
+
+    def _suggested(self, suggestion: Suggestion, study: int) -> None:
         if self._writer is None or self._scheduler.suspended:
             return  # the next run asks again
-        self._writer.event(schema.SUGGESTED, self._time(), text=json.dumps(suggestion._asdict()))
-        self._scheduler.suggested(suggestion)
+        self._writer.event(schema.SUGGESTED, self._time(), study=study, text=json.dumps(suggestion._asdict()))
+        self._scheduler.suggested(suggestion, study)
         self._settle()
+
+    def _called(self, stage: Stage) -> str:
+        """What the trial of a stage is called."""
+        return self._study.called(stage.trial, stage.study)
 
     def _record_stage(self, stage: Stage) -> None:
         assert self._writer is not None
-        config = None if stage.config == self._configs[stage.trial] else stage.config
+        config = None if stage.config == self._configs[stage.study, stage.trial] else stage.config
         self._writer.stage(
             stage.id,
             stage.trial,
             stage.parent,
             stage.start,
             stage.stop,
-            stage.ranks[0],
+            stage.ranks[0] if stage.ranks else schema.NONE,
             self._time(),
             config,
             ranks=len(stage.ranks),
             again=stage.again,
+            study=stage.study,
         )
         if len(stage.ranks) > 1:
             self._writer.event(
                 schema.GROUP,
                 self._time(),
                 trial=stage.trial,
+                study=stage.study,
                 stage=stage.id,
                 rank=stage.ranks[0],
                 step=stage.start,
@@ -506,14 +573,25 @@ class Coordinator(Actor):
 
     def _record_change(self, change: Change) -> None:
         assert self._writer is not None
+        if change.joined:
+            assert change.stage is not None
+            self._writer.event(
+                schema.TRIAL_JOINED,
+                self._time(),
+                trial=change.trial,
+                study=change.study,
+                stage=change.stage,
+                step=change.step,
+            )
+            return
         if change.state is State.RUNNING and not change.forked:
-            self._configs[change.trial] = change.config
-            self._writer.trial(change.trial, change.seed, change.config, self._time())
+            self._configs[change.study, change.trial] = change.config
+            self._writer.trial(change.trial, change.seed, change.config, self._time(), change.study)
             return
         kind = schema.TRIAL_FORKED if change.forked else f"{schema.TRIAL}{change.state.value}"
         text = json.dumps(change.config) if change.forked else change.error
         stage = schema.NONE if change.stage is None else change.stage
-        self._writer.event(kind, self._time(), trial=change.trial, stage=stage, step=change.step, text=text)
+        self._writer.event(kind, self._time(), trial=change.trial, study=change.study, stage=stage, step=change.step, text=text)
 
     def _tell(self) -> None:
         """Tell callbacks what trials came to, each step of each trial that it counts for."""
@@ -521,17 +599,19 @@ class Coordinator(Actor):
             return
         for news in self._study.news():
             if isinstance(news, Counted):
-                self._callbacks.tell("on_report", news.trial, news.step, self._reported.at(news.stage, news.step))
+                metrics = self._reported.at(news.stage, news.step)
+                self._callbacks[news.study].tell("on_report", news.trial, news.step, metrics)
             else:
                 self._tell_change(news)
 
     def _tell_change(self, change: Change) -> None:
-        if change.forked:
+        if change.forked or change.joined or not self._callbacks:
             return
+        callbacks = self._callbacks[change.study]
         if change.state is State.RUNNING:
-            self._callbacks.tell("on_trial", change.trial, change.config)
+            callbacks.tell("on_trial", change.trial, change.config)
         else:
-            self._callbacks.tell("on_rest", change.trial, change.state)
+            callbacks.tell("on_rest", change.trial, change.state)
 
     # ---- what trainers say
 
@@ -544,17 +624,9 @@ class Coordinator(Actor):
         stopped = self._scheduler.stopped
         if stage.id in stopped:
             return  # trained before the stop was heard
-        names = message.names
-        values = numpy.ndarray((message.count, len(names)), float, message.values)
+        values = numpy.ndarray((message.count, len(message.names)), float, message.values)
         last = message.first + message.count - 1
-        rows = (dict(zip(names, row, strict=True)) for row in values.tolist())  # thousands: one at a time stays in the cache
-        count = self._scheduler.reports(stage, message.first, rows)
-        if count and not stage.again:
-            self._writer.reports(stage.trial, stage.id, message.first, names, values[:count], self._time())
-            self._steps += count
-            if self._reported is not None:
-                self._reported.add(stage.id, message.first, names, values[:count])
-                self._tell()
+        self._take(stage, message.first, message.names, values)
         self._trainers[sender.rank].answers.append(Accepted(stage.id, last, stage.id in stopped))
         # where training waits for the answer, it does not wait for anything else
         at_once = last in stage.checks or self._writer.waiting >= MANY
@@ -564,6 +636,19 @@ class Coordinator(Actor):
         elif not self._commit_due:
             self._commit_due = True
             self.after(wait, Commit())
+
+    def _take(self, stage: Stage, first: int, names: Sequence[str], values: NDArray[numpy.float64]) -> bool:
+        """Take in consecutive steps of a stage; return whether all of them count."""
+        assert self._writer is not None
+        rows = (dict(zip(names, row, strict=True)) for row in values.tolist())  # thousands: one at a time stays in the cache
+        count = self._scheduler.reports(stage, first, rows)
+        if count and not stage.again:
+            self._writer.reports(stage.trial, stage.id, first, names, values[:count], self._time())
+            self._steps += count if stage.ranks else 0
+            if self._reported is not None:
+                self._reported.add(stage.id, first, names, values[:count])
+                self._tell()
+        return count == len(values) and stage.id not in self._scheduler.stopped
 
     @handles(Commit)
     def on_commit(self, message: Commit, sender: Address) -> None:
@@ -604,16 +689,17 @@ class Coordinator(Actor):
         if stage is not None:
             if message.memory and self._study.allocation.grows(len(stage.ranks)):
                 ranks = len(stage.ranks)
-                self._view.note(f"trial {stage.trial} ran out of memory on {ranks} rank{'s' * (ranks > 1)}: it gets more")
+                self._view.note(f"{self._called(stage)} ran out of memory on {ranks} rank{'s' * (ranks > 1)}: it gets more")
                 self._record_end(stage, schema.STAGE_EXHAUSTED, message.traceback)
                 self._scheduler.exhausted(stage)
                 self._settle()
                 return
-            attempts = self._attempts[stage.trial] = self._attempts.get(stage.trial, 0) + 1
+            key = (stage.study, stage.trial)
+            attempts = self._attempts[key] = self._attempts.get(key, 0) + 1
             again = attempts <= self._limits.retries
             if again:
                 left = self._limits.retries - attempts
-                self._view.note(f"trial {stage.trial} is tried again after: {message.error} ({left} retries are left)")
+                self._view.note(f"{self._called(stage)} is tried again after: {message.error} ({left} retries are left)")
             self._give_up_or_back(stage, message.error, message.traceback, again=again)
             self._settle()
 
@@ -627,8 +713,16 @@ class Coordinator(Actor):
 
     def _record_end(self, stage: Stage, kind: str, text: str) -> None:
         assert self._writer is not None
-        step = self._study.reported(stage)
-        self._writer.event(kind, self._time(), trial=stage.trial, stage=stage.id, rank=stage.ranks[0], step=step, text=text)
+        self._writer.event(
+            kind,
+            self._time(),
+            trial=stage.trial,
+            study=stage.study,
+            stage=stage.id,
+            rank=stage.ranks[0] if stage.ranks else schema.NONE,
+            step=self._study.reported(stage),
+            text=text,
+        )
 
     def _settle(self) -> None:
         self._record_changes()
@@ -671,12 +765,12 @@ class Coordinator(Actor):
     def on_done(self, message: WorkDone, sender: Address) -> None:
         if message.ticket == self._syncing:
             self._synced = self.now()
-        elif message.ticket == self._suggesting:
-            self._suggested(message.result)
+        elif message.ticket in self._suggesting:
+            self._suggested(message.result, self._suggesting.pop(message.ticket))
 
     @handles(WorkFailed)
     def on_failed_work(self, message: WorkFailed, sender: Address) -> None:
-        if message.ticket == self._suggesting:
+        if message.ticket in self._suggesting:
             raise message.error
         self._view.note(f"a checkpoint could not be removed: {message.error}")
 
@@ -711,8 +805,9 @@ class Coordinator(Actor):
         if self._hold is not None:
             self._hold.beat()
         self._look_around()
-        for trouble in self._callbacks.troubles():
-            self._view.note(trouble)
+        for callbacks in self._callbacks:
+            for trouble in callbacks.troubles():
+                self._view.note(trouble)
         if self._time() - self._shown[0] >= self._view.period:
             self._view.show(self._progress())
         self._next_tick()
@@ -736,7 +831,7 @@ class Coordinator(Actor):
         study, elapsed = self._study, self._time()
         before, steps = self._shown
         self._shown = (elapsed, self._steps)
-        expected = study.engine.expected_steps(study.total) * study.replicates
+        expected = study.expected_steps
         part = 1.0 if study.settled == study.total else min(0.99, max(study.settled / study.total, self._steps / expected))
         return Progress(
             trials=study.total,
@@ -748,7 +843,8 @@ class Coordinator(Actor):
             elapsed=elapsed,
             left=elapsed * (1 - part) / part if part else None,
             trainers=len(self._trainers),
-            best=study.best,
+            best=study.searches[0].best if study.single else None,
+            studies={} if study.single else dict(zip(study.names, (search.best for search in study.searches), strict=True)),
         )
 
 

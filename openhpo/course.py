@@ -18,6 +18,7 @@ class Course:
         config: The configuration it comes from, parameters of schedules included.
         constants: What is the same at every step.
         schedules: What is not, each with numbers for its parameters.
+        study: The place of the study whose space the configuration is of.
 
     Args:
         config: As above.
@@ -26,10 +27,11 @@ class Course:
         identity: What else tells computations apart: the seed.
     """
 
-    __slots__ = ("_identity", "_lines", "config", "constants", "schedules")
+    __slots__ = ("_identity", "_lines", "config", "constants", "schedules", "study")
 
     def __init__(self, config: Config, constants: Config, schedules: Mapping[str, Schedule], identity: Hashable = 0) -> None:
         self.config = config
+        self.study = 0
         self.constants = constants
         self.schedules = dict(schedules)
         self._lines = {name: Pieces(self.schedules[name]) for name in sorted(self.schedules)}

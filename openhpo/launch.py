@@ -7,10 +7,12 @@ import importlib.metadata
 import inspect
 import os
 import platform
+import re
 import shlex
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +20,50 @@ from openhpo.actors import Actor, run_actors
 from openhpo.allocation import ONE, Ranks
 from openhpo.callbacks import Callback, Callbacks
 from openhpo.coordinator import Coordinator
+from openhpo.earlier import FOLDER, trained_for
 from openhpo.engines import Engine
 from openhpo.errors import UserError
 from openhpo.launcher import relaunch
 from openhpo.limits import Limits
 from openhpo.objective import Objective
 from openhpo.place import Place, find_place, gather_on_node, share_threads
+from openhpo.plan import Plan
 from openhpo.progress import choose_view
 from openhpo.protocol import COORDINATOR, TRAINER
 from openhpo.result import Result
 from openhpo.samplers import Sampler
 from openhpo.space import Space
+from openhpo.storage import checkpoints
 from openhpo.storage.claim import Claim
 from openhpo.store import default_budget
-from openhpo.study import Study
 from openhpo.trainer import Trainer
 from openhpo.training import Trial
 from openhpo.training.devices import look, take
 from openhpo.training.precision import check_precision, check_space, check_state_dtype
 from openhpo.warmstart import known_for
+from openhpo.workload import Workload
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the studies of a job have in common: see `run`."""
+
+    study: str | Path
+    seed: int
+    device: str
+    share_devices: bool
+    precision: str
+    state_dtype: str | None
+    state_memory: int | None
+    merge: bool
+    ranks_per_trial: Ranks
+    dedicated_coordinator: bool
+    limits: Limits
+    progress: bool
+    actors: Callable[[int, int], Mapping[str, Actor]] | None
+    app: str | None
+    data: str | None
+    warm_tree: str | Path | Sequence[str | Path]
 
 
 def run(
@@ -70,6 +97,8 @@ def run(
     callbacks: Sequence[Callback] = (),
     actors: Callable[[int, int], Mapping[str, Actor]] | None = None,
     app: str | None = None,
+    data: str | None = None,
+    warm_tree: str | Path | Sequence[str | Path] = (),
 ) -> Result:
     """Run a study to its end. Under `mpirun` every rank calls this with the same arguments.
 
@@ -114,58 +143,169 @@ def run(
         callbacks: Whom to tell on rank 0 what happens while it runs, such as `hpo.TensorBoard()`.
         actors: Gives further actors of a rank, `actors(rank, size) -> {name: actor}`, to run beside the study's until it ends.
         app: A name for the training code, part of what identifies the study; its module's name by default.
+        data: A name for the data that it trains on, where these may differ from study to study; part of what identifies it.
+        warm_tree: The folder of an earlier study of the same app, data and seed, or several: what they have trained is taken
+            over, and not trained again.
 
     Raises:
         UserError: The arguments make no sense, on whichever rank that is noticed.
         ActorFailed: A bug, here or on another rank.
     """
     relaunch(ranks)
-    check_precision(precision)
-    stored = check_state_dtype(state_dtype)
-    if not isinstance(space, Space):
-        space = Space(space)
-    check_space(space)
-    folder = Path(study)
+    plan = Plan(
+        space=space,
+        objective=objective,
+        engine=engine,
+        sampler=sampler,
+        trials=trials,
+        replicates=replicates,
+        prior=prior,
+        warm_start=warm_start,
+        callbacks=callbacks,
+    )
+    job = Job(
+        study,
+        seed,
+        device,
+        share_devices,
+        precision,
+        state_dtype,
+        state_memory,
+        merge,
+        ranks_per_trial,
+        dedicated_coordinator,
+        Limits(time_limit, retries, step_timeout, checkpoint_every, lease),
+        progress,
+        actors,
+        app,
+        data,
+        warm_tree,
+    )
+    _run(train, {"": plan}, job)
+    return Result(Path(study))
+
+
+def run_together(  # noqa: D417 - the others are those of `run`
+    train: Callable[[Trial], Any],
+    studies: Mapping[str, Plan],
+    *,
+    study: str | Path = "runs/studies",
+    seed: int = 0,
+    ranks: int | None = None,
+    device: str = "auto",
+    share_devices: bool = False,
+    precision: str = "fp32",
+    state_dtype: str | None = None,
+    state_memory: int | None = None,
+    ranks_per_trial: Ranks = ONE,
+    dedicated_coordinator: bool = False,
+    time_limit: float | None = None,
+    retries: int = 0,
+    step_timeout: float | None = None,
+    checkpoint_every: float = 600.0,
+    lease: float = 60.0,
+    progress: bool = True,
+    actors: Callable[[int, int], Mapping[str, Actor]] | None = None,
+    app: str | None = None,
+    data: str | None = None,
+    warm_tree: str | Path | Sequence[str | Path] = (),
+) -> dict[str, Result]:
+    """Run several studies of the same training code in one job, over the same ranks and one tree of stages.
+
+    What their trials have in common, across studies too, is trained once. Of the studies the one that was handed out fewest
+    steps comes first. They share one file, `study.h5` in the job's folder; `openhpo.load(folder / name)` reads each, and
+    `openhpo.load_together(folder)` all of them.
+
+    Args:
+        train: The training function.
+        studies: What each is to be, by name.
+        study: The job's folder.
+        seed: Decides everything random, in all studies; they could share nothing otherwise.
+        ranks: As all that follow, see `run`.
+
+    Returns:
+        Each study, by name.
+
+    Raises:
+        UserError: The arguments make no sense, on whichever rank that is noticed.
+        ActorFailed: A bug, here or on another rank.
+    """
+    relaunch(ranks)
+    check_names(studies)
+    job = Job(
+        study,
+        seed,
+        device,
+        share_devices,
+        precision,
+        state_dtype,
+        state_memory,
+        True,
+        ranks_per_trial,
+        dedicated_coordinator,
+        Limits(time_limit, retries, step_timeout, checkpoint_every, lease),
+        progress,
+        actors,
+        app,
+        data,
+        warm_tree,
+    )
+    _run(train, studies, job)
+    return {name: Result(Path(study) / name) for name in studies}
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Make sure that studies can be told apart, and found.
+
+    Raises:
+        UserError: They cannot.
+    """
+    names = list(names)
+    if not names:
+        raise UserError('say which studies to run: run_together(train, {"asha": hpo.Plan(...), ...})')
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in (checkpoints.FOLDER, FOLDER):
+            raise UserError(f"a study cannot be called {name!r}: its name is a folder, of letters, digits, - and _")
+
+
+def _run(train: Callable[[Trial], Any], plans: Mapping[str, Plan], job: Job) -> None:
+    """Run studies on this rank."""
+    check_precision(job.precision)
+    stored = check_state_dtype(job.state_dtype)
+    plans = {name: replace(plan, space=_space(plan.space)) for name, plan in plans.items()}
+    spaces = [plan.space for plan in plans.values()]
+    folder = Path(job.study)
     place = find_place()
     share_threads(place.threads)
-    trains = place.rank != COORDINATOR.rank or not dedicated_coordinator or place.size == 1
-    around = gather_on_node(look(device) if trains else None)
-    limits = Limits(time_limit, retries, step_timeout, checkpoint_every, lease)
-    identity = {"app": app or getattr(train, "__module__", "app"), "precision": precision}
-    identity |= {} if state_dtype is None else {"state_dtype": state_dtype}
+    trains = place.rank != COORDINATOR.rank or not job.dedicated_coordinator or place.size == 1
+    around = gather_on_node(look(job.device) if trains else None)
+    identity = {"app": job.app or getattr(train, "__module__", "app"), "precision": job.precision}
+    identity |= {} if job.data is None else {"data": job.data}
+    identity |= {} if job.state_dtype is None else {"state_dtype": job.state_dtype}
+    sources = [job.warm_tree] if isinstance(job.warm_tree, str | Path) else list(job.warm_tree)
 
-    def make_study(total: int | None = None, /) -> Study:
-        count = trials if total is None else total
-        return Study(
-            space,
-            objective,
-            engine=engine,
-            sampler=sampler,
-            trials=count,
-            seed=seed,
-            merge=merge,
-            replicates=replicates,
-            prior=prior,
-            known=None if warm_start is None else known_for(folder, warm_start, space, objective),
-            ranks_per_trial=ranks_per_trial,
-        )
+    def make_study(totals: Sequence[int] | None = None, /) -> Workload:
+        counts = [None] * len(plans) if totals is None else totals
+        made = {name: _warm(plan.of(count), folder / name) for (name, plan), count in zip(plans.items(), counts, strict=True)}
+        earlier = trained_for(folder, sources, {**identity, "seed": job.seed})
+        return Workload(made, seed=job.seed, merge=job.merge, ranks_per_trial=job.ranks_per_trial, earlier=earlier)
 
     def cast(rank: int, size: int) -> Mapping[str, Actor]:
-        trainers = size - (dedicated_coordinator and size > 1)
-        if isinstance(ranks_per_trial, int) and ranks_per_trial > trainers:
+        trainers = size - (job.dedicated_coordinator and size > 1)
+        if isinstance(job.ranks_per_trial, int) and job.ranks_per_trial > trainers:
             raise UserError(
-                f"ranks_per_trial is {ranks_per_trial}, and {trainers} rank{'s' * (trainers > 1)} of this job can train: start "
-                "more ranks, or give each trial fewer"
+                f"ranks_per_trial is {job.ranks_per_trial}, and {trainers} rank{'s' * (trainers > 1)} of this job can train: "
+                "start more ranks, or give each trial fewer"
             )
-        company: dict[str, Actor] = {**(actors(rank, size) if actors is not None else {})}
+        company: dict[str, Actor] = {**(job.actors(rank, size) if job.actors is not None else {})}
         if rank == COORDINATOR.rank:
             company[COORDINATOR.name] = Coordinator(
                 make_study,
                 folder,
                 identity,
                 environment(place, train),
-                choose_view(progress),
-                limits,
+                choose_view(job.progress),
+                job.limits,
                 Claim,
                 callbacks=told,
                 trainers=trainers,
@@ -173,25 +313,38 @@ def run(
         if trains:
             company[TRAINER] = Trainer(
                 train,
-                space,
-                take(around, place.local_rank, share=share_devices),
-                precision,
+                spaces,
+                take(around, place.local_rank, share=job.share_devices),
+                job.precision,
                 folder,
-                default_budget(place.local_size) if state_memory is None else state_memory,
-                forks=engine.forks,
+                default_budget(place.local_size) if job.state_memory is None else job.state_memory,
+                forks=any(plan.engine.forks for plan in plans.values()),
                 state_dtype=stored,
-                limits=limits,
+                limits=job.limits,
             )
         return company
 
-    told = Callbacks(callbacks)
+    told = [Callbacks(plan.callbacks) for plan in plans.values()]
     try:
         run_actors(cast)
     finally:  # after all ranks have left each other, as it may take a while
-        told.close()
-        for trouble in told.troubles():
-            print(trouble, file=sys.stderr, flush=True)
-    return Result(folder)
+        for callbacks in told:
+            callbacks.close()
+            for trouble in callbacks.troubles():
+                print(trouble, file=sys.stderr, flush=True)
+
+
+def _warm(plan: Plan, folder: Path) -> Plan:
+    """A plan with what its sampler is to know."""
+    if plan.warm_start is None:
+        return plan
+    return replace(plan, known=known_for(folder, plan.warm_start, plan.space, plan.objective))
+
+
+def _space(given: Space) -> Space:
+    space = given if isinstance(given, Space) else Space(given)
+    check_space(space)
+    return space
 
 
 def environment(place: Place, train: Callable[[Trial], Any]) -> dict[str, Any]:

@@ -72,6 +72,8 @@ class Lineage:
         for stage, trial, parent in zip(*(stages[name].tolist() for name in ("stage", "trial", "parent")), strict=True):
             if parent >= 0 and owner[parent] != trial:
                 sharing[trial] = (stage, 0)
+        for trial in self.forked:
+            sharing.setdefault(trial, (NO_STAGE, 0))
         last = dict.fromkeys(sharing, NO_STAGE)
         for stage, trial in zip(*self._stage_owners, strict=True):
             if trial in last:
@@ -79,13 +81,16 @@ class Lineage:
         for event in self._tables.events:
             trial, stage = int(event["trial"]), int(event["stage"])
             if stage >= 0 and event["kind"].startswith(schema.TRIAL.encode()) and (trial in sharing or owner[stage] != trial):
-                sharing[trial] = (stage, int(event["step"]))
-        _, begin = self.by_stage
+                sharing[trial] = (stage, min(int(event["step"]), self._reached(stage)))
         for trial, stage in last.items():
             if stage > sharing[trial][0] or not sharing[trial][1]:  # it has begun after the last event
-                row = self.row_of[stage]
-                sharing[trial] = (stage, int(self._tables.stages["start"][row] + begin[stage + 1] - begin[stage]))
+                sharing[trial] = (stage, self._reached(stage))
         return sharing
+
+    def _reached(self, stage: int) -> int:
+        """The last step that a stage has reported."""
+        _, begin = self.by_stage
+        return int(self._tables.stages["start"][self.row_of[stage]] + begin[stage + 1] - begin[stage])
 
     @cached_property
     def _trained(self) -> NDArray[Any]:
@@ -109,9 +114,35 @@ class Lineage:
         rows = [order[begin[trial] : begin[trial + 1]] for trial in range(len(self._tables.trials))]
         for trial in self.standings:
             path = self.path_rows(*self.standings[trial])
-            own = rows[trial]
-            rows[trial] = numpy.concatenate([own[~numpy.isin(own, path)], path]) if trial in self.forked else path
+            rows[trial] = path
+        for trial, (*before, _) in self._lives.items():  # what it had before counts, too
+            parts = [self._rows_between(*life) for life in before]
+            given_up = numpy.concatenate([numpy.empty(0, numpy.int64), *parts])
+            path = rows[trial]
+            rows[trial] = numpy.concatenate([given_up[~numpy.isin(given_up, path)], path])
         return rows
+
+    @cached_property
+    def _lives(self) -> dict[int, list[tuple[int, int, int]]]:
+        """Of trials that took over models, what they trained of each: the stage that they had come to, after which step it
+        began, and the last one.
+        """
+        lives: dict[int, list[tuple[int, int, int]]] = {trial: [(NO_STAGE, 0, 0)] for trial in self.forked}
+        for event in self._tables.events[numpy.isin(self._tables.events["trial"], list(self.forked))]:
+            trial, stage, step = int(event["trial"]), int(event["stage"]), int(event["step"])
+            if event["kind"] == schema.TRIAL_FORKED.encode():
+                lives[trial].append((stage, step, step))
+            elif event["kind"].startswith(schema.TRIAL.encode()) and stage >= 0:
+                lives[trial][-1] = (stage, lives[trial][-1][1], min(step, self._reached(stage)))
+        for trial, own in lives.items():
+            stage, step = self.standings[trial]
+            own[-1] = (stage, own[-1][1], step)
+        return lives
+
+    def _rows_between(self, stage: int, first: int, last: int) -> NDArray[numpy.int64]:
+        """The rows of the reports of a model after a step, up to another one."""
+        rows = self.path_rows(stage, last)
+        return rows[self._tables.reports["step"][rows] > first]
 
     def path_rows(self, stage: int, step: int) -> NDArray[numpy.int64]:
         """The rows of the reports of the model that a stage had at a step, from its first step on."""
@@ -125,9 +156,13 @@ class Lineage:
 
     @cached_property
     def inherited(self) -> dict[int, frozenset[int]]:
-        """Of trials that took over a model, the rows of the reports that were made for others: they are no merit of theirs."""
-        owners = self._tables.reports["trial"]
-        return {trial: frozenset(self.rows[trial][owners[self.rows[trial]] != trial].tolist()) for trial in self.forked}
+        """Of trials that took over a model, the rows of its reports before that: they are no merit of theirs."""
+        found = {}
+        for trial, own in self._lives.items():
+            stage, first, _ = own[-1]
+            merits = [self._rows_between(*life) for life in own]
+            found[trial] = frozenset(self.path_rows(stage, first).tolist()).difference(*(each.tolist() for each in merits))
+        return found
 
     @cached_property
     def forked(self) -> set[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy
@@ -56,17 +56,22 @@ class Member(Actor):
 
     Args:
         train: The user's training function.
-        space: What may be tried.
+        spaces: What may be tried in each study of the job.
         device: This rank's device.
         precision: The study's arithmetic.
         state_dtype: The type in which tensors of fp32 are kept in states; None for their own.
     """
 
     def __init__(
-        self, train: Callable[[Trial], Any], space: Space, device: Device, precision: str, state_dtype: str | None = None
+        self,
+        train: Callable[[Trial], Any],
+        spaces: Sequence[Space],
+        device: Device,
+        precision: str,
+        state_dtype: str | None = None,
     ) -> None:
         self._train = train
-        self._space = space
+        self._spaces = spaces
         self._device = device
         self._precision = precision
         self._state_dtype = state_dtype
@@ -96,7 +101,7 @@ class Member(Actor):
         raise NotImplementedError
 
     def _course(self, stage: Stage) -> Course:
-        return self._space.course(stage.config, stage.seed)
+        return self._spaces[stage.space].course(stage.config, stage.seed)
 
     # ---- leading
 

@@ -411,7 +411,7 @@ class Planner(Coordinator):
 
     def __init__(self, make_study: Callable[[], Study], trainers: list[ReplayTrainer]) -> None:
         super().__init__(
-            lambda total=None: make_study(),
+            lambda totals=None: make_study(),
             Path(tempfile.gettempdir()) / "openhpo-simulation-that-is-not-written",
             {},
             {},
@@ -425,7 +425,7 @@ class Planner(Coordinator):
 
     def _hand_out(self) -> None:
         super()._hand_out()
-        if self.dry is None and self._scheduler.idle and len(self._study.candidates) == self._study.total:
+        if self.dry is None and self._scheduler.idle and self._study.begun == self._study.total:
             now = self.now()
             self.dry = now
             self.busy_until_dry = sum(trainer.busy - trainer.ahead(now) for trainer in self._all)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 from numpy.typing import NDArray
@@ -17,14 +17,39 @@ from openhpo.errors import UserError, meant
 from openhpo.lineage import NO_STAGE, Lineage, Span
 from openhpo.objective import NO_SCORE, Objective, Score
 from openhpo.replicates import Replicates
+from openhpo.search import Best
 from openhpo.stages import AT_REST, State, TrialRecord
 from openhpo.storage import schema
-from openhpo.storage.reader import read, study_file
+from openhpo.storage.reader import located, read
+from openhpo.storage.share import share
 from openhpo.storage.tables import Tables
-from openhpo.study import Best
 
 _STATES = {f"{schema.TRIAL}{state.value}": state for state in AT_REST} | {schema.TRIAL_FORKED: State.RUNNING}
 _STAGE_ENDS = (schema.STAGE_ENDED, schema.STAGE_STOPPED, schema.STAGE_FAILED)
+
+
+class Used(NamedTuple):
+    """Where the steps of a study's trials come from; what they share is counted once.
+
+    Attributes:
+        steps: All of them.
+        others: Those that were trained for other studies of the same job.
+        earlier: Those that an earlier study has trained.
+    """
+
+    steps: int
+    others: int
+    earlier: int
+
+    @property
+    def reused(self) -> int:
+        """Those that were not trained for this study."""
+        return self.others + self.earlier
+
+    @property
+    def trained(self) -> int:
+        """Those that were."""
+        return self.steps - self.reused
 
 
 class Result:
@@ -38,17 +63,33 @@ class Result:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._file = study_file(Path(path))
+        self._file, self._name = located(Path(path))
 
     @cached_property
     def tables(self) -> Tables:
-        """All that the file holds."""
-        return read(self._file)
+        """All that the file holds of this study."""
+        return self.of_file(read(self._file))
+
+    def of_file(self, tables: Tables) -> Tables:
+        """What a file holds of this study.
+
+        Raises:
+            UserError: The file has several studies, and none of them is named.
+        """
+        names = tables.names
+        if self._name is None and names != [""]:
+            folders = ", ".join(str(self._file.parent / name) for name in names)
+            raise UserError(f"{self._file.parent} holds {len(names)} studies; name one of them: {folders}")
+        if self._name is not None and self._name not in names:
+            raise UserError(
+                f"{self._file.parent} holds no study {self._name!r}; it has {', '.join(names)}.{meant(self._name, names)}"
+            )
+        return share(tables, 0 if self._name is None else names.index(self._name))
 
     @property
     def path(self) -> Path:
         """The study's folder."""
-        return self._file.parent
+        return self._file.parent if self._name is None else self._file.parent / self._name
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -68,20 +109,20 @@ class Result:
     @property
     def phase(self) -> str:
         """How the last run ended: "finished", "suspended" (to be continued), or "running" where it goes on or was killed."""
-        phases = {
-            schema.FINISHED: "finished",
-            schema.SUSPENDED: "suspended",
-            schema.STARTED: "running",
-            schema.RESUMED: "running",
-        }
-        kinds = self.tables.events["kind"]
-        of_study = kinds[numpy.char.startswith(kinds, b"study_")]
-        return phases.get(of_study[-1].decode(), "running") if len(of_study) else "running"
+        return phase_of(self.tables.events["kind"])
 
     @property
     def finished(self) -> bool:
         """Whether the study ran to its end."""
         return self.phase == "finished"
+
+    @cached_property
+    def used(self) -> Used:
+        """Where the steps of its trials come from."""
+        stages = self.tables.stages[self.tables.reports["stage"]]
+        earlier = stages["ranks"] == 0
+        others = (stages["study"] == schema.NONE) & ~earlier
+        return Used(len(stages), int(others.sum()), int(earlier.sum()))
 
     @property
     def metrics(self) -> list[str]:
@@ -465,6 +506,40 @@ def load(path: str | Path) -> Result:
     result = Result(path)
     _ = result.tables  # now, so that a wrong path is noticed here
     return result
+
+
+def phase_of(kinds: NDArray[numpy.bytes_]) -> str:
+    """How the last run ended, by the kinds of all events: see `Result.phase`."""
+    phases = {schema.FINISHED: "finished", schema.SUSPENDED: "suspended"}
+    of_study = kinds[numpy.char.startswith(kinds, b"study_")]
+    return phases.get(of_study[-1].decode(), "running") if len(of_study) else "running"
+
+
+def load_together(path: str | Path) -> dict[str, Result]:
+    """Read all studies of a job that share a tree, by name; a single one has the name of its folder.
+
+    Args:
+        path: The job's folder, or its study.h5; or the folder of one study.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
+    tables, name = load_file(path), located(Path(path))[1]
+    folder = tables.path.parent
+    if name is not None:
+        return {name: load(path)}
+    if tables.names == [""]:
+        return {folder.name: Result(folder)}
+    return {each: Result(folder / each) for each in tables.names}
+
+
+def load_file(path: str | Path) -> Tables:
+    """All that a study's file holds, other studies of the same job included.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
+    return read(located(Path(path))[0])
 
 
 def _columns(table: NDArray[Any]) -> dict[str, NDArray[Any]]:

@@ -11,12 +11,12 @@ import numpy
 
 from openhpo.errors import UserError, clipped
 from openhpo.resources import Profile
-from openhpo.result import Result, load
+from openhpo.result import load_file, phase_of
 from openhpo.scheduler import Scheduler
+from openhpo.search import Change
 from openhpo.stages import Stage, State, StateName
 from openhpo.storage import Tables, schema
 from openhpo.storage.checkpoints import name_of
-from openhpo.study import Change
 from openhpo.suggestions import Suggestion
 
 QUOTED = 200  # characters of a definition in a message
@@ -38,29 +38,58 @@ class Kept(NamedTuple):
     untold: list[Change]
 
 
-def check_same(folder: Path, definition: Mapping[str, Any]) -> Result:
-    """Make sure that a folder holds this very study, but for the number of its trials; return it.
+class There(NamedTuple):
+    """A study file that is gone on with.
+
+    Attributes:
+        tables: All of it.
+        finished: Whether its last run came to the end.
+        totals: How many trials each of its studies was to have.
+    """
+
+    tables: Tables
+    finished: bool
+    totals: list[int]
+
+
+def check_same(folder: Path, definition: Mapping[str, Any]) -> There:
+    """Make sure that a folder holds this very study, or these, but for the number of trials; return it.
 
     Raises:
         UserError: It holds another one.
     """
-    there = load(folder)
-    wanted = json.loads(json.dumps(definition))
-    keys = [key for key in {**wanted, **there.definition} if key != "trials"]
-    differing = [key for key in keys if wanted.get(key) != there.definition.get(key)]
+    tables = load_file(folder)
+    wanted, there = (_without_totals(json.loads(json.dumps(each))) for each in (definition, tables.definition))
+    differing = [key for key in {**wanted, **there} if wanted.get(key) != there.get(key)]
     if differing:
-        where, *both = _difference(differing[0], there.definition.get(differing[0]), wanted.get(differing[0]))
+        where, *both = _difference(differing[0], there.get(differing[0]), wanted.get(differing[0]))
         its, here = (clipped(json.dumps(each), QUOTED) for each in both)
         raise UserError(
             f"{folder} holds another study: its {where} is {its}, and here it is {here}. "
             "Choose another --study, or remove that folder."
         )
-    if wanted["trials"] < there.definition["trials"]:
-        raise UserError(
-            f"{folder} holds this study with {there.definition['trials']} trials, and here it has {wanted['trials']}. A study "
-            "may be given more trials, not fewer: --trials is the total. Choose another --study, or remove that folder."
-        )
-    return there
+    totals = [study["trials"] for study in tables.studies]
+    for name, then, now in zip(tables.names, totals, totals_of(definition), strict=True):
+        if now < then:
+            which = f"{folder}/{name}" if name else f"{folder}"
+            raise UserError(
+                f"{which} holds this study with {then} trials, and here it has {now}. A study may be given more trials, not "
+                "fewer: --trials is the total. Choose another --study, or remove that folder."
+            )
+    return There(tables, phase_of(tables.events["kind"]) == "finished", totals)
+
+
+def totals_of(definition: Mapping[str, Any]) -> list[int]:
+    """How many trials each study of a definition is to have."""
+    return [study["trials"] for study in definition.get("studies", {"": definition}).values()]
+
+
+def _without_totals(definition: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: {name: _without_totals(study) for name, study in value.items()} if key == "studies" else value
+        for key, value in definition.items()
+        if key != "trials"
+    }
 
 
 def _difference(where: str, one: Any, other: Any) -> tuple[str, Any, Any]:
@@ -79,15 +108,18 @@ def replay(tables: Tables, scheduler: Scheduler) -> Kept:
 
     Args:
         tables: The file.
-        scheduler: Of a new study with the same definition, and as many trials as it began with.
+        scheduler: Of new studies with the same definition, and as many trials as they began with.
 
     Raises:
         UserError: The file contradicts itself, or this version of openhpo would have decided otherwise.
     """
     try:
-        scheduler.study.recall([tables.config(row) for row in tables.trials])
+        configs: list[list[dict[str, Any]]] = [[] for _ in scheduler.study.searches]
+        for row in tables.trials:
+            configs[int(row["study"])].append(tables.config(row))
+        scheduler.study.recall(configs)
         reports = _replay(tables, scheduler)
-        scheduler.study.recall(())
+        scheduler.study.recall([() for _ in configs])
     except (ValueError, KeyError, IndexError, AssertionError, OverflowError, TypeError, UnicodeDecodeError) as error:
         raise UserError(
             f"{tables.path} cannot be continued, as it contradicts itself ({type(error).__name__}: {error}). "
@@ -95,10 +127,14 @@ def replay(tables: Tables, scheduler: Scheduler) -> Kept:
         ) from None
     study = scheduler.study
     told = int(numpy.char.startswith(tables.events["kind"], schema.TRIAL.encode()).sum())
-    untold = [change for change in study.changes() if change.state is not State.RUNNING or change.forked][told:]
+    untold = [change for change in study.changes() if change.state is not State.RUNNING or change.forked or change.joined][
+        told:
+    ]
     study.releases()
     times = [table["time"][-1] for table in (tables.events, tables.reports[:reports]) if len(table)]
-    return Kept(len(study.trials), study.issued, reports, float(max(times, default=0.0)), untold)
+    return Kept(
+        sum(len(search.trials) for search in study.searches), study.issued, reports, float(max(times, default=0.0)), untold
+    )
 
 
 def _replay(tables: Tables, scheduler: Scheduler) -> int:
@@ -140,7 +176,7 @@ def _replay_event(tables: Tables, scheduler: Scheduler, event: numpy.void) -> No
     kind, rank = event["kind"].decode(), int(event["rank"])
     if kind in (schema.STARTED, schema.RESUMED):
         if kind == schema.RESUMED:
-            scheduler.resume(int(event["step"]))
+            scheduler.resume(begun_with(tables, event))
         scheduler.expect(rank)
     elif kind == schema.SUSPENDED:
         scheduler.suspend()
@@ -153,7 +189,7 @@ def _replay_event(tables: Tables, scheduler: Scheduler, event: numpy.void) -> No
             _replay_assignments(tables, scheduler)
     elif kind == schema.SUGGESTED:
         suggestion = _told(tables, event)
-        scheduler.suggested(Suggestion(suggestion["config"], suggestion["remarks"]))
+        scheduler.suggested(Suggestion(suggestion["config"], suggestion["remarks"]), max(0, int(event["study"])))
         _replay_assignments(tables, scheduler)
     elif kind in schema.STAGE_ENDS:
         _replay_end(tables, scheduler, event, kind)
@@ -185,6 +221,12 @@ def _replay_end(tables: Tables, scheduler: Scheduler, event: numpy.void, kind: s
         scheduler.ended(stage, kept=told.pop("kept", False), profile=Profile(**told))
 
 
+def begun_with(tables: Tables, event: numpy.void) -> list[int]:
+    """How many trials each study was to have when a run began."""
+    told = _told(tables, event).get("trials")
+    return told if isinstance(told, list) else [int(event["step"])]
+
+
 def _told(tables: Tables, event: numpy.void) -> dict[str, Any]:
     """The text of an event whose text is JSON."""
     found = json.loads(tables.text(int(event["text_at"]), int(event["text_size"])) or "{}")
@@ -210,8 +252,9 @@ def _check(tables: Tables, stage: Stage) -> None:
     """Make sure that a stage is the one that the file has."""
     row = tables.stages[stage.id] if stage.id < len(tables.stages) else None
     parent = schema.NONE if stage.parent is None else stage.parent
-    here = (stage.id, stage.trial, parent, stage.start, stage.stop, stage.ranks[0], len(stage.ranks), int(stage.again))
-    names = ("stage", "trial", "parent", "start", "stop", "rank", "ranks", "again")
+    leader = stage.ranks[0] if stage.ranks else schema.NONE
+    here = (stage.id, stage.study, stage.trial, parent, stage.start, stage.stop, leader, len(stage.ranks), int(stage.again))
+    names = ("stage", "study", "trial", "parent", "start", "stop", "rank", "ranks", "again")
     there = None if row is None else tuple(int(row[name]) for name in names)
     if here != there:
         raise UserError(_diverged(tables, f"it would have trained {here} where the file has {there}"))

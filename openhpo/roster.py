@@ -38,10 +38,20 @@ class Roster:
         seed: The study's.
         replicates: Trials of a candidate.
         merge: Whether trials share what they have in common.
+        study: The place of their study among those of the job.
     """
 
     def __init__(
-        self, space: Space, suggestions: Suggestions, tree: Tree, steps: int, seed: int, replicates: int, *, merge: bool
+        self,
+        space: Space,
+        suggestions: Suggestions,
+        tree: Tree,
+        steps: int,
+        seed: int,
+        replicates: int,
+        *,
+        merge: bool,
+        study: int = 0,
     ) -> None:
         self.suggestions = suggestions
         self.trials: list[TrialRecord] = []
@@ -51,6 +61,7 @@ class Roster:
         self._tree = tree
         self._steps = steps
         self._merge = merge
+        self._study = study
         self._replicates = replicates
         self._seeds = [seed_of(seed, replicate) for replicate in range(replicates)]
         self._walkers: list[Walker] = []
@@ -62,6 +73,11 @@ class Roster:
     def ready(self) -> bool:
         """Whether the next candidate may begin, as far as the sampler is concerned."""
         return bool(self._drawn) or self.suggestions.ready(len(self.candidates))
+
+    @property
+    def plans(self) -> bool:
+        """Whether trials part at steps that are known before they begin."""
+        return bool(self._space.schedules) and self._merge and not self.suggestions.learns
 
     def prepare(self, total: int) -> None:
         """Draw the next configuration ahead, where it does not depend on results."""
@@ -80,8 +96,7 @@ class Roster:
         """
         if self._drawn:
             return True
-        first, count = len(self.candidates), 1
-        plan = bool(self._space.schedules) and self._merge and not self.suggestions.learns
+        first, count, plan = len(self.candidates), 1, self.plans
         if plan:
             count = min(total - first, PLANNED)
         for number in range(first, first + count):
@@ -105,7 +120,9 @@ class Roster:
     def course(self, config: Config, trial: int) -> Course:
         """What is in force for a trial that has that configuration."""
         seed = self.seed(trial)
-        return self._space.course(config, seed if self._merge else (seed, trial))
+        course = self._space.course(config, seed if self._merge else (seed, trial))
+        course.study = self._study
+        return course
 
     # ---- those that there are
 

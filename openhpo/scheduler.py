@@ -7,21 +7,21 @@ both come to the same decisions.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from openhpo.resources import Profile
 from openhpo.stages import Stage, StateName, Verdict
-from openhpo.study import Study
 from openhpo.suggestions import Suggestion
+from openhpo.workload import Workload
 
 
 class Scheduler:
-    """Hands the stages of a study to idle trainers, the one that has waited longest first.
+    """Hands the stages of a study, or of several, to idle trainers, the one that has waited longest first.
 
     After each call that says what happened, `assign` has to be used up.
 
     Attributes:
-        study: The study.
+        study: The studies' work.
         ranks: Those that train.
         stages: Those under way.
         stopped: Those of them that nobody wants any more.
@@ -32,7 +32,7 @@ class Scheduler:
         study: What decides what is trained.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Workload) -> None:
         study.defer()
         self.study = study
         self.ranks: set[int] = set()
@@ -51,7 +51,7 @@ class Scheduler:
         """Give work to idle trainers.
 
         Yields:
-            Each stage; the first of its ranks leads.
+            Each stage; the first of its ranks leads. One without ranks is to be told from what an earlier study has reported.
         """
         if self.suspended:
             return
@@ -96,11 +96,11 @@ class Scheduler:
         """Hand out no more."""
         self.suspended = True
 
-    def resume(self, trials: int) -> None:
+    def resume(self, trials: Sequence[int]) -> None:
         """A new run begins: what was in memory is gone, and what was being trained waits.
 
         Args:
-            trials: How many there are to be in total from now on.
+            trials: How many there are to be in total from now on, of each study.
         """
         self._idle.clear()
         self.ranks.clear()
@@ -109,7 +109,7 @@ class Scheduler:
         for stage in list(self.stages.values()):
             self._over(stage)
             self.study.give_back(stage)
-        self.study.extend(trials)
+        self.study.grow(trials)
 
     def reports(self, stage: Stage, first: int, metrics: Iterable[Mapping[str, float]]) -> int:
         """Consecutive steps of a stage.
@@ -129,9 +129,9 @@ class Scheduler:
                 break
         return step - first
 
-    def suggested(self, suggestion: Suggestion) -> None:
-        """What a slow sampler was asked for is there."""
-        self.study.suggested(suggestion)
+    def suggested(self, suggestion: Suggestion, study: int = 0) -> None:
+        """What a study's slow sampler was asked for is there."""
+        self.study.suggested(suggestion, study)
 
     def ended(self, stage: Stage, *, kept: bool, profile: Profile | None = None) -> None:
         """A stage has ended well; `kept` says whether its leader holds the state at its end."""

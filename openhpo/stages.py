@@ -51,7 +51,7 @@ class Stage:
         stop: The step to reach.
         config: The configuration, parameters of schedules included.
         seed: What the training's random numbers are keyed by.
-        ranks: Who trains it; the first one leads.
+        ranks: Who trains it; the first one leads. None where its reports are known from an earlier study.
         checks: Steps after which training waits for the verdict.
         origin: The stage in whose training the state after `start` steps was made; most often the parent.
         source: A rank that holds that state; None where none does.
@@ -59,6 +59,8 @@ class Stage:
         keep: Whether that state is still needed by others.
         park: Whether the state at the end may be needed.
         again: Whether it only brings back a state that was lost: its steps are reported already.
+        study: The place of the trial's study among those of the job.
+        space: The place of the study whose space the configuration is of.
     """
 
     id: int
@@ -76,6 +78,8 @@ class Stage:
     keep: bool = False
     park: bool = False
     again: bool = False
+    study: int = 0
+    space: int = 0
 
     @property
     def before(self) -> StateName | None:

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class Trainer(Member):
 
     Args:
         train: The user's training function.
-        space: What may be tried: it turns configurations into schedules.
+        spaces: What may be tried in each study of the job: it turns configurations into schedules.
         device: This rank's device.
         precision: The study's arithmetic.
         folder: The study's, for checkpoints.
@@ -105,7 +105,7 @@ class Trainer(Member):
     def __init__(
         self,
         train: Callable[[Trial], Any],
-        space: Space,
+        spaces: Sequence[Space],
         device: Device,
         precision: str,
         folder: Path,
@@ -115,7 +115,7 @@ class Trainer(Member):
         limits: Limits | None = None,
         state_dtype: str | None = None,
     ) -> None:
-        super().__init__(train, space, device, precision, state_dtype)
+        super().__init__(train, spaces, device, precision, state_dtype)
         self._folder = folder
         self._forks = forks
         self._limits = Limits() if limits is None else limits

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from enum import Enum
+from typing import Any
 
 from openhpo.course import Course
-from openhpo.objective import Score
 from openhpo.replicates import Replicates
 from openhpo.stages import StateName, TrialRecord
 
@@ -43,9 +43,12 @@ class Walker:
         leaf: The last node that it has passed.
         goal: The step it is to reach.
         priority: The engine's.
+        search: Whose trial it is.
     """
 
-    __slots__ = ("course", "goal", "group", "leaf", "priority", "trial")
+    __slots__ = ("course", "goal", "group", "leaf", "priority", "search", "trial")
+
+    search: Any  # a `search.Search`, which is a layer above
 
     def __init__(self, trial: TrialRecord, course: Course, leaf: Node, group: Replicates | None = None) -> None:
         self.trial = trial
@@ -66,7 +69,7 @@ class Node:
         work: How far it is.
         stage: The stage that reported its steps.
         state: The name of its end state, where that lies anywhere.
-        scores: One for each step reported.
+        scores: Of each step reported; where studies have different objectives, one score for each of these.
         holders: Ranks that hold its end state.
         file: The checkpoint of its end state; empty where there is none.
         walkers: Trials that need it next.
@@ -77,6 +80,8 @@ class Node:
         future: Trials not begun yet whose way leads through it.
         error: Why it failed.
         over: Whether training ended by itself at its end.
+        frontier: Where it waits to be trained; None where it does not.
+        level: The priority at which it does.
     """
 
     __slots__ = (
@@ -87,6 +92,7 @@ class Node:
         "course",
         "error",
         "file",
+        "frontier",
         "future",
         "heirs",
         "holders",
@@ -113,7 +119,7 @@ class Node:
         self.work = Work.WAITING
         self.stage: int | None = None
         self.state: StateName | None = None
-        self.scores: list[Score | None] = []
+        self.scores: list[Any] = []
         self.holders: tuple[int, ...] = ()
         self.file = ""
         self.walkers: Sequence[Walker] = ()
@@ -122,7 +128,8 @@ class Node:
         self.loans = 0
         self.anchor: Node | None = None
         self.future = 0
-        self.level: int | None = None  # the priority at which it waits in the frontier
+        self.frontier: Frontier | None = None
+        self.level: int | None = None
         self.error = ""
         self.over = False
 
@@ -188,11 +195,16 @@ class Node:
 
 
 class Tree:
-    """All nodes of a study."""
+    """All nodes of a job.
 
-    def __init__(self) -> None:
+    Args:
+        was_split: Is told of the upper and the lower part of a node that had to be split for a trial that is to come.
+    """
+
+    def __init__(self, was_split: Callable[[Node, Node], None] | None = None) -> None:
         self.root = Node(None, Course({}, {}, {}), 0, 0)
         self.root.work = Work.DONE
+        self._was_split = was_split
 
     def descend(self, node: Node, course: Course, goal: int) -> tuple[Node, Node | None]:
         """The next node on the way of a course.
@@ -233,7 +245,9 @@ class Tree:
         """Make room for a trial that is to come, so that what it shares is known before it is trained."""
         node = self.root
         while node.stop < goal:
-            node, _ = self.descend(node, course, goal)
+            node, lower = self.descend(node, course, goal)
+            if lower is not None and self._was_split is not None:
+                self._was_split(node, lower)
             node.future += 1
             node.wanted()
 
@@ -275,6 +289,7 @@ class Frontier:
         """Offer a node, or offer it again with a higher priority or a longer way."""
         if node.level is None:
             self._size += 1
+            node.frontier = self
         node.level = priority if node.level is None else max(priority, node.level)
         level = self._levels.get(node.level)
         if level is None:
@@ -289,7 +304,7 @@ class Frontier:
     def remove(self, node: Node) -> None:
         """Take a node back."""
         if node.level is not None:
-            node.level = None
+            node.level = node.frontier = None
             self._size -= 1
 
     def peek(self, ranks: Sequence[int]) -> Node | None:

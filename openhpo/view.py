@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from openhpo.study import Best
+from openhpo.search import Best
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Progress:
         elapsed: Seconds since the start.
         left: Estimated seconds to the end; None before anything is known.
         trainers: Ranks that train.
-        best: The best trial so far.
+        best: The best trial so far; None where there are several studies.
+        studies: The best trial of each of these, by name.
     """
 
     trials: int
@@ -35,6 +37,7 @@ class Progress:
     left: float | None
     trainers: int
     best: Best | None
+    studies: Mapping[str, Best | None] = field(default_factory=dict)
 
 
 class View(Protocol):

@@ -19,7 +19,9 @@ from openhpo.space import Space
 
 @dataclass(frozen=True)
 class App:
-    """A module with `train` and `space`, and perhaps `objective`, `max_steps` and `ranks_per_trial`."""
+    """A module with `train` and `space`, and perhaps `objective`, `max_steps`, `ranks_per_trial` and `data`, a name for what it
+    trains on where that may differ.
+    """
 
     name: str
     train: Callable[[Any], Any]
@@ -27,6 +29,7 @@ class App:
     objective: Objective | None
     max_steps: int | None
     ranks_per_trial: Ranks = ONE
+    data: str | None = None
 
 
 def load_app(text: str) -> App:
@@ -54,7 +57,10 @@ def load_app(text: str) -> App:
         raise UserError(f"`objective` in {text} is neither hpo.Minimize(...) nor hpo.Maximize(...)")
     name = module.__name__.rpartition(".")[2]
     ranks = getattr(module, "ranks_per_trial", ONE)
-    return App(name, module.train, space, objective, getattr(module, "max_steps", None), ranks)
+    data = getattr(module, "data", None)
+    if not isinstance(data, str):  # a function or a module of that name is none
+        data = None
+    return App(name, module.train, space, objective, getattr(module, "max_steps", None), ranks, data)
 
 
 def _load_file(path: Path) -> ModuleType:

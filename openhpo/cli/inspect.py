@@ -31,11 +31,15 @@ def best(
     python: Annotated[bool, typer.Option("--python", help="Print it as a Python dictionary, to paste.")] = False,
 ) -> None:
     """Show the best configuration of a study, also of one that is running."""
-    from openhpo.result import load
+    from openhpo.result import load_together
 
     if json_ + toml + python > 1:
         raise UserError("choose one of --json, --toml and --python")
-    result = load(study)
+    results = load_together(study)
+    if len(results) > 1:
+        _best_of_each(results, more=json_ or toml or python or top > 1)
+        return
+    (result,) = results.values()
     found = result.top(top)
     if json_:
         print(json.dumps(as_dict(result, found), indent=2))
@@ -48,6 +52,15 @@ def best(
         show_best(result, top)
     if result.best is None:
         raise typer.Exit(1)
+
+
+def _best_of_each(results: Mapping[str, Result], *, more: bool) -> None:
+    from openhpo.cli.together import show_together
+
+    if more:
+        names = ", ".join(str(result.path) for result in results.values())
+        raise UserError(f"there are several studies; for --top, --json, --toml or --python name one of them: {names}")
+    show_together(results)
 
 
 def toml_of(config: Mapping[str, Any]) -> str:
@@ -67,16 +80,23 @@ def status(
         bool, typer.Option("--finished", help="Say nothing, and exit with 0 if it ran to its end, with 1 if it can go on.")
     ] = False,
 ) -> None:
-    """Show how far a study is."""
-    from openhpo.result import load
+    """Show how far a study is, or each of several of one job."""
+    from openhpo.result import load_together
 
-    result = load(study)
+    results = load_together(study).values()
     if finished:
-        raise typer.Exit(0 if result.finished else 1)
-    facts = _status(result)
+        raise typer.Exit(0 if all(result.finished for result in results) else 1)
+    facts = [_status(result) for result in results]
     if json_:
-        print(json.dumps(facts, indent=2))
+        print(json.dumps(facts if len(facts) > 1 else facts[0], indent=2))
         return
+    for place, each in enumerate(facts):
+        if place:
+            print()
+        _show_status(each)
+
+
+def _show_status(facts: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
@@ -112,6 +132,7 @@ def _status(result: Result) -> dict[str, Any]:
         "trials": f"{count[State.DONE] + count[State.STOPPED]} done, {waiting}"
         f"{count[State.FAILED]} failed, of {result.definition['trials']}",
         "steps": len(tables.reports),
+        "reused": f"{result.used.reused:,} of these" if result.used.reused else None,
         "time": clock(numbers.elapsed),
         "left": clock(numbers.left) if math.isfinite(numbers.left) else None,
         "ranks": f"{len(numbers.running)} of {len(numbers.trainers)} busy" if numbers.trainers else None,
@@ -206,6 +227,13 @@ def show_rounds(result: Result) -> None:
         ranges = [f"{readable(low)} … {readable(high)}" for low, high in remark["boundaries"].values()]
         table.add_row(str(remark["round"]), *facts, *ranges)
     console().print(table)
+
+
+def show_reused(result: Result) -> None:
+    """Print how many steps were taken over; nothing where there are none."""
+    used = result.used
+    if used.reused:
+        console().print(f"  {used.trained:,} steps were trained, and {used.reused:,} taken over", highlight=False)
 
 
 def _show_one(out: Any, result: Result, found: Best) -> None:

@@ -19,6 +19,7 @@ from openhpo.cli.report import report
 from openhpo.cli.resume import EXTRA, resume
 from openhpo.cli.run import run_app
 from openhpo.cli.simulate import simulate_app
+from openhpo.cli.together import SEPARATOR, run_blocks
 from openhpo.cli.trials import trials
 from openhpo.cli.validate import validate
 from openhpo.cli.watch import watch
@@ -63,7 +64,14 @@ def doctor(
 
 def main() -> NoReturn:
     """The command `openhpo`."""
-    _run(lambda: app(standalone_mode=False))
+    _run(_command)
+
+
+def _command() -> object:
+    words = sys.argv[1:]
+    if words[:1] == ["run"] and SEPARATOR in words:
+        return run_blocks(words[1:], lambda part: app(["run", *part], standalone_mode=False))
+    return app(standalone_mode=False)
 
 
 def run_command(function: Callable[..., None]) -> NoReturn:

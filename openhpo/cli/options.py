@@ -93,6 +93,16 @@ class Options:
     warm_start: Annotated[
         str | None, typer.Option(metavar="DIR", help="An earlier study of the same or an overlapping space to learn from.")
     ] = None
+    warm_tree: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR", help="An earlier study of the same app, data and seed: what it has trained is not trained again."
+        ),
+    ] = None
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What to call one of several studies of a job.", show_default="its method"),
+    ] = None
     dedicated_coordinator: Annotated[bool, typer.Option("--dedicated-coordinator", help="Keep rank 0 free of training.")] = (
         False
     )

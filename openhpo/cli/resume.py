@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from openhpo.cli.inspect import StudyArgument
+from openhpo.cli.together import SEPARATOR
 from openhpo.errors import UserError
 
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -32,14 +33,15 @@ def resume(
     trials.
     """
     from openhpo.actors import launched_size
-    from openhpo.result import load
+    from openhpo.result import load_file
 
-    environment = load(study).environment
+    tables = load_file(study)
+    environment = tables.environment
     words = shlex.split(str(environment.get("command", "")))
     if len(words) < 2:
         raise UserError(f"{study} does not say by which command it was begun: give that command again")
     folder = Path(str(environment.get("folder", ".")))
-    command = command_of(words[1:], Path(study).resolve(), ranks, context.args, launched=launched_size() > 1)
+    command = command_of(words[1:], tables.path.parent.resolve(), ranks, context.args, launched=launched_size() > 1)
     if not folder.is_dir():
         raise UserError(f"{study} was begun in {folder}, which is not there: change to your code, and give the command again")
     os.chdir(folder)
@@ -67,10 +69,17 @@ def command_of(words: list[str], study: Path, ranks: int | None, extra: list[str
                 f"this study was begun by {shlex.join(words)}, which decides these itself: change it there, and run it again"
             )
         return words
+    if SEPARATOR in words and extra:
+        raise UserError(
+            f"this job runs several studies, so it is not clear which of them {shlex.join(extra)} is for: give its command "
+            f"again, with that: {shlex.join(words)}"
+        )
     if ranks is not None or launched:
         words = without_option(words, "--ranks")
     more = ["--ranks", str(ranks)] if ranks is not None else []
-    return [*without_option(words, "--study"), "--study", str(study), *more, *extra]
+    words = without_option(words, "--study")
+    first = words.index(SEPARATOR) if SEPARATOR in words else len(words)
+    return [*words[:first], "--study", str(study), *more, *extra, *words[first:]]
 
 
 def without_option(words: list[str], option: str) -> list[str]:

@@ -10,18 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from openhpo.cli.inspect import as_dict, show_best, show_rounds
+from openhpo.cli.inspect import as_dict, show_best, show_reused, show_rounds
 from openhpo.cli.options import Options, joined, pairs, seconds_of, size_of, value_of
+from openhpo.cli.together import file, gathers
 from openhpo.errors import UserError, meant
 
 if TYPE_CHECKING:
     from openhpo.allocation import Ranks
+    from openhpo.cli.apps import App
     from openhpo.engines import Engine
     from openhpo.objective import Objective
+    from openhpo.plan import Plan
     from openhpo.result import Result
     from openhpo.samplers import Sampler
 
-run_app = typer.Typer(help="Search: openhpo run METHOD APP.", no_args_is_help=True)
+run_app = typer.Typer(
+    help="Search: openhpo run METHOD APP. Several studies in one job: openhpo run METHOD APP ... + METHOD ...",
+    no_args_is_help=True,
+)
+run_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(file)
 
 
 class Method(NamedTuple):
@@ -352,6 +359,27 @@ def search(method: str, options: Options, sampler: Sampler, engine: Callable[[in
         sampler: What to try.
         engine: Makes the engine from the number of steps of a trial; every trial trains to the end where absent.
     """
+    from openhpo.launch import run
+
+    app = loaded(options)
+    plan = plan_of(options, app, Method(sampler, engine))
+    return run(
+        app.train,
+        plan.space,
+        plan.objective,
+        engine=plan.engine,
+        sampler=sampler,
+        trials=options.trials,
+        replicates=plan.replicates,
+        prior=plan.prior,
+        warm_start=plan.warm_start,
+        study=Path(options.study or f"runs/{app.name}-{method}"),
+        **job_of(options, app),
+    )
+
+
+def loaded(options: Options) -> App:
+    """The app, on the ranks that the options ask for."""
     from openhpo.launcher import relaunch
 
     relaunch(options.ranks)
@@ -361,17 +389,25 @@ def search(method: str, options: Options, sampler: Sampler, engine: Callable[[in
     share_threads(find_place().threads)  # before the app imports torch
 
     from openhpo.cli.apps import load_app
-    from openhpo.engines import Full
-    from openhpo.launch import run
 
-    app = load_app(options.app)
+    return load_app(options.app)
+
+
+def plan_of(options: Options, app: App, chosen: Method) -> Plan:
+    """What a study is to be, by its options.
+
+    Raises:
+        UserError: Something is missing, or makes no sense.
+    """
+    from openhpo.engines import Full
+    from openhpo.plan import Plan
+
     steps = options.steps if options.steps is not None else app.max_steps
     if steps is None:
         raise UserError(f"say how many steps a trial trains for: --steps 20, or max_steps = 20 in {options.app}")
-    return run(
-        app.train,
-        app.space.fix({name: value_of(text) for name, text in pairs(options.set, "--set").items()}),
-        objective_of(
+    return Plan(
+        space=app.space.fix({name: value_of(text) for name, text in pairs(options.set, "--set").items()}),
+        objective=objective_of(
             app.objective,
             f", or `objective` in {options.app}",
             options.maximize,
@@ -379,38 +415,47 @@ def search(method: str, options: Options, sampler: Sampler, engine: Callable[[in
             options.require,
             options.derive,
         ),
-        engine=(engine or Full)(steps),
-        sampler=sampler,
-        trials=options.trials,
-        study=Path(options.study or f"runs/{app.name}-{method}"),
-        seed=options.seed,
-        device=options.device,
-        share_devices=options.share_devices,
-        precision=options.precision,
-        state_dtype=options.state_dtype,
-        state_memory=size_of(options.state_memory, "--state-memory"),
-        merge=options.merge,
+        engine=(chosen.engine or Full)(steps),
+        sampler=chosen.sampler,
+        trials=chosen.trials if options.trials is None else options.trials,
         replicates=options.replicates,
-        ranks_per_trial=app.ranks_per_trial if options.ranks_per_trial is None else ranks_of(options.ranks_per_trial),
         prior=[
             {name: value_of(value) for name, value in pairs(text.split(","), "--prior").items()} for text in options.prior or []
         ],
         warm_start=options.warm_start,
-        dedicated_coordinator=options.dedicated_coordinator,
-        time_limit=seconds_of(options.time_limit, "--time-limit"),
-        retries=options.retries,
-        step_timeout=seconds_of(options.step_timeout, "--step-timeout"),
-        checkpoint_every=seconds_of(options.checkpoint_every, "--checkpoint-every") or 600.0,
-        lease=seconds_of(options.lease, "--lease") or 60.0,
-        progress=options.progress,
-        app=app.name,
     )
+
+
+def job_of(options: Options, app: App) -> dict[str, Any]:
+    """What the studies of a job have in common, as arguments of `run`."""
+    return {
+        "seed": options.seed,
+        "device": options.device,
+        "share_devices": options.share_devices,
+        "precision": options.precision,
+        "state_dtype": options.state_dtype,
+        "state_memory": size_of(options.state_memory, "--state-memory"),
+        "merge": options.merge,
+        "ranks_per_trial": app.ranks_per_trial if options.ranks_per_trial is None else ranks_of(options.ranks_per_trial),
+        "dedicated_coordinator": options.dedicated_coordinator,
+        "time_limit": seconds_of(options.time_limit, "--time-limit"),
+        "retries": options.retries,
+        "step_timeout": seconds_of(options.step_timeout, "--step-timeout"),
+        "checkpoint_every": seconds_of(options.checkpoint_every, "--checkpoint-every") or 600.0,
+        "lease": seconds_of(options.lease, "--lease") or 60.0,
+        "progress": options.progress,
+        "app": app.name,
+        "data": app.data,
+        "warm_tree": options.warm_tree or (),
+    }
 
 
 def _run(name: str, options: Options, chosen: Method) -> None:
     """Search, and let rank 0 say what was found."""
     from openhpo.actors import launched_rank
 
+    if gathers(name, options, chosen):
+        return
     if options.trials is None and chosen.trials is not None:
         options = replace(options, trials=chosen.trials)
     result = search(name, options, chosen.sampler, chosen.engine)
@@ -421,6 +466,7 @@ def _run(name: str, options: Options, chosen: Method) -> None:
     else:
         show_rounds(result)
         show_best(result, 1)
+        show_reused(result)
     if result.best is None and result.finished:
         raise typer.Exit(1)
 

@@ -13,7 +13,7 @@ import numpy
 
 from openhpo.errors import UserError
 from openhpo.report.numbers import Floats, Numbers
-from openhpo.result import load
+from openhpo.result import load_together
 
 WAYS = ("steps", "seconds", "trials")
 
@@ -89,7 +89,7 @@ def grouped(studies: Sequence[str | Path]) -> list[Group]:
     Raises:
         UserError: One cannot be read, or they optimise different things.
     """
-    members = [Numbers(load(study)) for study in studies]
+    members = [Numbers(result) for study in studies for result in load_together(study).values()]
     objectives = {json.dumps(numbers.objective.definition(), sort_keys=True) for numbers in members}
     if len(objectives) > 1:
         texts = sorted({str(numbers.objective) for numbers in members})

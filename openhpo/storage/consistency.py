@@ -30,25 +30,32 @@ def check(tables: Tables) -> None:
     must(math.isfinite(tables.began), "nobody knows when it began")
     _check_definition(tables.definition)
     must(isinstance(tables.environment.get("code", ""), str), "its environment is damaged")
-    trials, stages, limit = tables.trials, tables.stages, tables.definition["trials"]
-    most = limit * tables.definition.get("replicates", 1)
-    must(len(trials) <= most, f"it has {len(trials)} trials, and was to have {most}")
-    must(trials["trial"] == numpy.arange(len(trials)), "its trials are not in order")
+    trials, stages, limit = tables.trials, tables.stages, sum(study["trials"] for study in tables.studies)
+    counts = _check_trials(trials, tables.studies)
     must(numpy.isfinite(trials["time"]), "the time of a trial is damaged")
     _check_texts(trials["config_at"], trials["config_size"], len(tables.log))
-    _check_stages(stages, len(trials))
+    _check_stages(stages, counts)
     own = stages[stages["config_size"] != 0]
     _check_texts(own["config_at"], own["config_size"], len(tables.log))
-    _check_events(tables.events, stages, len(trials), limit)
+    _check_events(tables.events, stages, counts, limit)
     _check_texts(tables.events["text_at"], tables.events["text_size"], len(tables.log))
     _check_reports(tables.reports, stages)
 
 
 def _check_definition(definition: dict[str, Any]) -> None:
-    texts, others, numbers = ("engine", "sampler"), ("app", "precision", "state_dtype"), ("trials", "seed")
-    must(all(isinstance(definition.get(name), str) for name in texts), "its definition is damaged")
-    must(all(isinstance(definition.get(name, ""), str) for name in others), "its definition is damaged")
-    must(all(type(definition.get(name)) is int for name in numbers), "its definition is damaged")
+    must(type(definition.get("seed")) is int, "its definition is damaged")
+    texts = ("app", "data", "precision", "state_dtype")
+    must(all(isinstance(definition.get(name, ""), str) for name in texts), "its definition is damaged")
+    studies = definition.get("studies", {"": definition})
+    must(isinstance(studies, dict) and len(studies) > 0, "its definition is damaged")
+    for study in studies.values():
+        must(isinstance(study, dict), "its definition is damaged")
+        _check_study(study)
+
+
+def _check_study(definition: dict[str, Any]) -> None:
+    must(all(isinstance(definition.get(name), str) for name in ("engine", "sampler")), "its definition is damaged")
+    must(type(definition.get("trials")) is int, "its definition is damaged")
     replicates = definition.get("replicates", 1)
     must(type(replicates) is int and replicates > 0, "its definition is damaged")
     try:
@@ -64,12 +71,26 @@ def _check_texts(at: NDArray[Any], size: NDArray[Any], end: int) -> None:
     must(at[1:] >= ends[:-1], "a text lies in the midst of another one")
 
 
-def _check_stages(stages: NDArray[Any], trials: int) -> None:
+def _check_trials(trials: NDArray[Any], studies: list[dict[str, Any]]) -> NDArray[numpy.int64]:
+    """Of each study how many trials there are; they are counted from 0."""
+    must((trials["study"] >= 0) & (trials["study"] < len(studies)), "a trial is of no study")
+    counts = numpy.bincount(trials["study"], minlength=len(studies))
+    for place, study in enumerate(studies):
+        most, count = study["trials"] * study.get("replicates", 1), int(counts[place])
+        must(count <= most, f"it has {count} trials, and was to have {most}")
+        must(trials["trial"][trials["study"] == place] == numpy.arange(count), "its trials are not in order")
+    return counts
+
+
+def _check_stages(stages: NDArray[Any], counts: NDArray[numpy.int64]) -> None:
     parent, start, again = stages["parent"], stages["start"], stages["again"]
     numbers = numpy.arange(len(stages))
     must(stages["stage"] == numbers, "its stages are not in order")
-    must((stages["trial"] >= 0) & (stages["trial"] < trials), "a stage is of no trial")
-    must((stages["rank"] >= 0) & (stages["ranks"] >= 1) & (again >= 0) & (again <= 1), "a stage is damaged")
+    must((stages["study"] >= 0) & (stages["study"] < len(counts)), "a stage is of no study")
+    must((stages["trial"] >= 0) & (stages["trial"] < counts[stages["study"]]), "a stage is of no trial")
+    known = (stages["rank"] == schema.NONE) & (stages["ranks"] == 0) & (again == 0)  # from an earlier study
+    trained = (stages["rank"] >= 0) & (stages["ranks"] >= 1) & (again >= 0) & (again <= 1)
+    must(known | trained, "a stage is damaged")
     must(numpy.isfinite(stages["time"]), "the time of a stage is damaged")
     must((start >= 0) & (start < stages["stop"]), "the steps of a stage are damaged")
     must((parent < numbers) & numpy.where(start == 0, parent == schema.NONE, parent >= 0), "a stage goes on from none")
@@ -81,7 +102,7 @@ def _check_stages(stages: NDArray[Any], trials: int) -> None:
     )
 
 
-_ANY, _OF_TRIAL, _OF_STAGE, _OF_STATE = (-1, -1, -1, -1), (0, -1, -1, 0), (0, 0, 0, 0), (-1, 0, -1, 0)
+_ANY, _OF_TRIAL, _OF_STAGE, _OF_STATE = (-1, -1, -1, -1), (0, -1, -1, 0), (0, 0, -1, 0), (-1, 0, -1, 0)
 _OF_RANK, _OF_STUDY = (-1, -1, 0, -1), (-1, -1, -1, 1)
 _LEAST = {  # of each kind of event the least that trial, stage, rank and step may be
     **dict.fromkeys((schema.STARTED, schema.RESUMED), _OF_STUDY),
@@ -89,7 +110,7 @@ _LEAST = {  # of each kind of event the least that trial, stage, rank and step m
     **dict.fromkeys((*schema.STAGE_ENDS, schema.GROUP), _OF_STAGE),
     **dict.fromkeys((schema.STATE_SAVED, schema.STATE_MOVED, schema.STATE_LOST), _OF_STATE),
     **dict.fromkeys((f"{schema.TRIAL}{state.value}" for state in AT_REST), _OF_TRIAL),
-    schema.TRIAL_FORKED: _OF_STAGE[:2] + _OF_TRIAL[2:],
+    **dict.fromkeys((schema.TRIAL_FORKED, schema.TRIAL_JOINED), _OF_STAGE[:2] + _OF_TRIAL[2:]),
     **dict.fromkeys((schema.SUGGESTED, schema.TROUBLE, schema.SUSPENDED, schema.FINISHED), _ANY),
 }
 
@@ -107,7 +128,7 @@ _BOUNDS = numpy.array([_LEAST[kind] for kind in _KINDS], "i4")
 _OF_TRIALS = numpy.array([kind.startswith(schema.TRIAL) for kind in _KINDS])
 
 
-def _check_events(events: NDArray[Any], stages: NDArray[Any], trials: int, limit: int) -> None:
+def _check_events(events: NDArray[Any], stages: NDArray[Any], counts: NDArray[numpy.int64], limit: int) -> None:
     keys = _keys(events["kind"])
     kinds = numpy.minimum(numpy.searchsorted(_KEYS, keys), len(_KEYS) - 1)
     must(_KEYS[kinds] == keys, "the kind of an event is damaged")
@@ -115,7 +136,9 @@ def _check_events(events: NDArray[Any], stages: NDArray[Any], trials: int, limit
     least = _BOUNDS[kinds]
     for column, name in enumerate(("trial", "stage", "rank", "step")):
         must(events[name] >= least[:, column], f"the {name} of an event is damaged")
-    must((events["trial"] < trials) & (events["stage"] < len(stages)), "an event is of no trial or stage")
+    must((events["study"] >= schema.NONE) & (events["study"] < len(counts)), "an event is of no study")
+    most = numpy.append(counts, 0)[events["study"]]  # the last one where it is of none
+    must((events["trial"] < most) & (events["stage"] < len(stages)), "an event is of no trial or stage")
     must(events["step"][least[:, 3] == 1] <= limit, "it began with more trials than it has")
     must(numpy.isfinite(events["time"]), "the time of an event is damaged")
     placed = events["stage"] >= 0

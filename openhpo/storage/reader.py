@@ -23,6 +23,17 @@ def study_file(path: Path) -> Path:
     return path / schema.FILE if os.path.isdir(path) or path.suffix != ".h5" else path
 
 
+def located(path: Path) -> tuple[Path, str | None]:
+    """The file that holds a study, and the study's name in it; None where the file is its own.
+
+    The studies of a job share the file in the job's folder, and have a folder below it each.
+    """
+    file, above = study_file(path), path.parent / schema.FILE
+    if path.name and path.suffix != ".h5" and not os.path.exists(file) and os.path.exists(above):
+        return above, path.name
+    return file, None
+
+
 def read(path: str | Path) -> Tables:
     """Read a study.
 

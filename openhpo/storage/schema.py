@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import numpy
 
-VERSION = 4
+VERSION = 5
 FILE = "study.h5"
 
-TRIALS = numpy.dtype([("trial", "i4"), ("seed", "i8"), ("time", "f8"), ("config_at", "i8"), ("config_size", "i4")])
+TRIALS = numpy.dtype(
+    [("trial", "i4"), ("study", "i4"), ("seed", "i8"), ("time", "f8"), ("config_at", "i8"), ("config_size", "i4")]
+)
 STAGES = numpy.dtype(
     [
         ("stage", "i4"),
         ("trial", "i4"),
+        ("study", "i4"),
         ("parent", "i4"),
         ("start", "i4"),
         ("stop", "i4"),
@@ -34,6 +37,7 @@ EVENTS = numpy.dtype(
         ("time", "f8"),
         ("kind", "S16"),
         ("trial", "i4"),
+        ("study", "i4"),
         ("stage", "i4"),
         ("rank", "i4"),
         ("step", "i4"),
@@ -56,6 +60,7 @@ SUGGESTED = "suggested"  # its text is a Suggestion: {"config": ..., "remarks": 
 STATE_SAVED, STATE_MOVED, STATE_LOST = "state_saved", "state_moved", "state_lost"
 # ... and what came of it, or is only told
 TRIAL, TRIAL_FORKED = "trial_", "trial_forked"  # and trial_paused, trial_done, trial_stopped, trial_failed
+TRIAL_JOINED = "trial_joined"  # that stage's steps count for it up to that one, as far as they are reported
 TROUBLE, SUSPENDED, FINISHED = "trouble", "study_suspended", "study_finished"
 GROUP = "stage_group"  # its text is the ranks of a stage, where it has several: [leader, ...]
 NONE = -1  # in a column that does not apply

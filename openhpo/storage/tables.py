@@ -40,6 +40,16 @@ class Tables:
     values: NDArray[numpy.float64]
     log: bytes
 
+    @property
+    def studies(self) -> list[dict[str, Any]]:
+        """The definition of each study that the file holds: one, or those of a job that share a tree."""
+        return list(self.definition.get("studies", {"": self.definition}).values())
+
+    @property
+    def names(self) -> list[str]:
+        """What these are called; a single one has no name."""
+        return list(self.definition.get("studies", {"": None}))
+
     def text(self, at: int, size: int) -> str:
         """Text that a row points to.
 

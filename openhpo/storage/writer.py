@@ -77,19 +77,24 @@ class StudyWriter:
         """
         writer = cls.__new__(cls)
         writer._made_folder = False
-        kept = {
-            "trials": tables.trials[:trials],
-            "stages": tables.stages[:stages],
-            "reports": tables.reports[:reports],
-            "events": tables.events,
-            "metrics": numpy.array([name.encode() for name in tables.metrics], schema.METRICS),
-            "log": numpy.frombuffer(tables.log, numpy.uint8),
-            "values": tables.values[:reports],
-        }
+        kept = _content(tables, trials, stages, reports)
         writer._make(tables.path.parent, tables.began, definition, environment, kept)
         writer._log_size, writer._events = len(tables.log), len(tables.events)
         writer._metrics = {name: column for column, name in enumerate(tables.metrics)}
         return writer
+
+    @classmethod
+    def copy(cls, tables: Tables, folder: Path) -> None:
+        """Write a study that was read to another folder.
+
+        Raises:
+            UserError: The folder cannot be written, or its disk is full.
+        """
+        writer = cls.__new__(cls)
+        writer._made_folder = not folder.exists()
+        content = _content(tables, len(tables.trials), len(tables.stages), len(tables.reports))
+        writer._make(folder, tables.began, tables.definition, tables.environment, content)
+        writer.close()
 
     def _make(
         self,
@@ -130,8 +135,8 @@ class StudyWriter:
 
     # ---- appending
 
-    def trial(self, trial: int, seed: int, config: Mapping[str, Any], time: float) -> None:
-        self._add("trials", (trial, seed, time, *self._text(json.dumps(config))))
+    def trial(self, trial: int, seed: int, config: Mapping[str, Any], time: float, study: int = 0) -> None:
+        self._add("trials", (trial, study, seed, time, *self._text(json.dumps(config))))
 
     def stage(
         self,
@@ -146,11 +151,15 @@ class StudyWriter:
         *,
         ranks: int = 1,
         again: bool = False,
+        study: int = 0,
     ) -> None:
-        """Append a stage that `ranks` ranks train; `config` where it is not its trial's."""
+        """Append a stage that `ranks` ranks train; `config` where it is not its trial's. Of what an earlier study has trained,
+        `rank` is -1 and `ranks` 0.
+        """
         text = (schema.NONE, 0) if config is None else self._text(json.dumps(config))
         self._add(
-            "stages", (stage, trial, schema.NONE if parent is None else parent, start, stop, rank, ranks, again, time, *text)
+            "stages",
+            (stage, trial, study, schema.NONE if parent is None else parent, start, stop, rank, ranks, again, time, *text),
         )
 
     def reports(
@@ -188,9 +197,11 @@ class StudyWriter:
         stage: int = schema.NONE,
         rank: int = schema.NONE,
         step: int = schema.NONE,
+        study: int = schema.NONE,
         text: str = "",
     ) -> None:
-        self._add("events", (time, kind.encode(), trial, stage, rank, step, *self._text(text)))
+        study = 0 if study == schema.NONE and trial != schema.NONE else study
+        self._add("events", (time, kind.encode(), trial, study, stage, rank, step, *self._text(text)))
         self._events += 1
 
     def _add(self, table: str, row: Any) -> None:
@@ -291,6 +302,19 @@ class StudyWriter:
         self.path.unlink(missing_ok=True)
         if self._made_folder and not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()
+
+
+def _content(tables: Tables, trials: int, stages: int, reports: int) -> dict[str, NDArray[Any]]:
+    """The datasets of a study that was read, so many rows of each."""
+    return {
+        "trials": tables.trials[:trials],
+        "stages": tables.stages[:stages],
+        "reports": tables.reports[:reports],
+        "events": tables.events,
+        "metrics": numpy.array([name.encode() for name in tables.metrics], schema.METRICS),
+        "log": numpy.frombuffer(tables.log, numpy.uint8),
+        "values": tables.values[:reports],
+    }
 
 
 def _lay_out(file: h5py.File, began: float, definition: Mapping[str, Any], environment: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import random
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ from openhpo.engines import (
 )
 from openhpo.hyperparameters import Categorical, Float, Integer
 from openhpo.limits import Limits
-from openhpo.objective import Minimize
+from openhpo.objective import Maximize, Minimize
+from openhpo.plan import Plan
 from openhpo.protocol import COORDINATOR, TRAINER, Accepted, Reports
 from openhpo.replaying import ReplayTrainer
 from openhpo.samplers import TPE, Grid, Random, Refinement, Sampler, Sobol
@@ -46,8 +47,8 @@ from openhpo.schedules import Exponential
 from openhpo.space import Space
 from openhpo.stages import AT_REST, Stage, StateName
 from openhpo.storage import read, schema
-from openhpo.study import Study
-from openhpo.testing.promises import Seen, check_file, facts
+from openhpo.testing.promises import Make, Seen, check_file, facts
+from openhpo.workload import Workload
 
 LIVES = 12  # runs of a study in which something may go wrong; the next one is left alone, so that it comes to an end
 
@@ -67,8 +68,25 @@ class Slow(TPE):
         return suggest
 
 
-# by name: an engine, a sampler, and the number of replicates where there are any
-ENGINES: dict[str, Callable[[random.Random], tuple[Engine, Sampler] | tuple[Engine, Sampler, int]]] = {
+Method = tuple[Engine, Sampler] | tuple[Engine, Sampler, int]  # an engine, a sampler, and replicates where there are any
+
+
+def _first(rng: random.Random) -> Method:
+    methods: list[Method] = [
+        (ASHA(9, 1, 3), Random()),
+        (Hyperband(9, 1, 3), Slow(waits=True)),
+        (MedianStopping(9, 2, 1, 3), Sobol(), 2),
+    ]
+    return rng.choice(methods)
+
+
+def _third(rng: random.Random) -> Method:
+    methods: list[Method] = [(PopulationBased(9, 2), Random()), (ASHA(6, 1, 2, stopping=True), Slow(waits=False))]
+    return rng.choice(methods)
+
+
+# by name: a method, or those of several studies of one job
+ENGINES: dict[str, Callable[[random.Random], Method | list[Method]]] = {
     "Random": lambda rng: (Full(rng.randint(1, 9)), Random()),
     "Grid": lambda rng: (Full(rng.randint(1, 9)), Grid(x=3)),
     "Sobol": lambda rng: (Full(rng.randint(1, 9)), Sobol()),
@@ -86,8 +104,11 @@ ENGINES: dict[str, Callable[[random.Random], tuple[Engine, Sampler] | tuple[Engi
     "replicates, slow sampler": lambda rng: (ASHA(9, 1, 3), Slow(waits=True), 2),
     "refinement": lambda rng: (rng.choice([Full(4), ASHA(9, 1, 3)]), Refinement(TPE(startup=2), 4, 3, cluster_size=2)),
     "PopulationBased": lambda rng: (PopulationBased(9, rng.choice([2, 3])), Random()),
+    "together, orderly": lambda rng: [(Full(rng.randint(1, 9)), Grid(x=3)), (SuccessiveHalving(9, 1, 3), Random())],
+    "together": lambda rng: [_first(rng), (Full(rng.randint(1, 9)), Random()), _third(rng)],
 }
-ORDERLY = {"Random", "Grid", "Sobol", "SuccessiveHalving", "Hyperband"}  # decide by results alone, not by who was first
+# these decide by results alone, not by who was first
+ORDERLY = {"Random", "Grid", "Sobol", "SuccessiveHalving", "Hyperband", "together, orderly"}
 
 
 class Killed(BaseException):
@@ -95,7 +116,7 @@ class Killed(BaseException):
 
 
 @dataclass
-class Plan:
+class Lot:
     """What a seed stands for.
 
     Attributes:
@@ -126,13 +147,13 @@ class Plan:
     group: int
 
     @staticmethod
-    def of(engine: str, seed: int) -> Plan:
+    def of(engine: str, seed: int) -> Lot:
         rng = random.Random(f"{engine} {seed}")
 
         def maybe(most: float) -> float:
             return rng.choice([0.0, 0.0, rng.random() * most])
 
-        return Plan(
+        return Lot(
             rng,
             engine,
             rng.choice([1, 2, 3, 5, 8]),
@@ -149,27 +170,30 @@ class Plan:
             rng.choice([1, 1, 2, 3]),
         )
 
-    def study(self, seed: int) -> Callable[[int | None], Study]:
-        """Makes the study, again and again the same."""
+    def study(self, seed: int) -> Make:
+        """Makes the studies, again and again the same."""
         start = self.rng.randrange(1 << 30)
 
-        def make(total: int | None = None, /) -> Study:
-            engine, sampler, *replicates = ENGINES[self.engine](random.Random(start))
-            items: dict[str, Any] = {"x": Float((0.0, 1.0)), "kind": Categorical(["a", "b"])}
-            if self.schedules:
-                items["lr"] = Exponential(0.5, Categorical([0.5, 0.1]), [Integer((1, 4))])
-            trials = self.trials if total is None else total
-            return Study(
-                Space(items),
-                Minimize("loss"),
-                engine=engine,
-                sampler=sampler,
-                trials=trials,
-                seed=seed,
-                merge=self.merge,
-                replicates=replicates[0] if replicates else 1,
-                ranks_per_trial=self.group,
-            )
+        def make(totals: Sequence[int] | None = None, /) -> Workload:
+            found = ENGINES[self.engine](random.Random(start))
+            methods = found if isinstance(found, list) else [found]
+            counts = [self.trials] * len(methods) if totals is None else totals
+            plans = {}
+            for place, ((engine, sampler, *replicates), trials) in enumerate(zip(methods, counts, strict=True)):
+                items: dict[str, Any] = {"x": Float((0.0, 1.0)), "kind": Categorical(["a", "b"])}
+                if self.schedules:
+                    items["lr"] = Exponential(0.5, Categorical([0.5, 0.1]), [Integer((1, 4))])
+                if place % 2:  # so that studies differ in what is fixed, and meet all the same
+                    items["kind"] = "a"
+                plans["" if len(methods) == 1 else f"study{place}"] = Plan(
+                    space=Space(items),
+                    objective=Minimize("loss") if place < 2 else Maximize("loss"),
+                    engine=engine,
+                    sampler=sampler,
+                    trials=trials,
+                    replicates=replicates[0] if replicates else 1,
+                )
+            return Workload(plans, seed=seed, merge=self.merge or len(methods) > 1, ranks_per_trial=self.group)
 
         return make
 
@@ -177,15 +201,15 @@ class Plan:
 class FaultyTrainer(ReplayTrainer):
     """A trainer with bad luck. Its models are digests of all that they were trained with, so equal ones are equal trainings."""
 
-    def __init__(self, plan: Plan, seen: Seen, space: Space, folder: Path) -> None:
+    def __init__(self, plan: Lot, seen: Seen, spaces: Sequence[Space], folder: Path) -> None:
         super().__init__(lambda config, step: {}, lambda config, step: plan.rng.expovariate(1.0) + 1e-3, folder=folder)
         self._plan = plan
         self._seen = seen
-        self._space = space
+        self._spaces = spaces
 
     def train(self, model: bytes, stage: Stage, step: int) -> tuple[bytes, Mapping[str, float]]:
         plan = self._plan
-        course = self._space.course(stage.config)
+        course = self._spaces[stage.space].course(stage.config)
         values = {**course.constants, **{name: course.value(name, step - 1) for name in course.schedules}}
         text = repr((model, step, stage.seed, sorted(values.items())))
         model = hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -231,7 +255,7 @@ class FaultyTrainer(ReplayTrainer):
 class Storm(Simulation):
     """A simulation of one run that goes wrong now and then."""
 
-    def __init__(self, plan: Plan, actors: Callable[[int, int], Mapping[str, Actor]], seen: Seen, *, calm: bool) -> None:
+    def __init__(self, plan: Lot, actors: Callable[[int, int], Mapping[str, Actor]], seen: Seen, *, calm: bool) -> None:
         rng = plan.rng
         super().__init__(
             actors, plan.ranks, seed=rng.randrange(1 << 30), latency=rng.choice([1e-6, 0.05]), jitter=rng.choice([1e-6, 0.3])
@@ -297,7 +321,7 @@ def play(engine: str, seed: int, folder: Path) -> Seen:
     Raises:
         AssertionError: A promise was broken.
     """
-    plan = Plan.of(engine, seed)
+    plan = Lot.of(engine, seed)
     make, seen = plan.study(seed), Seen()
     path = folder / "study"
     while True:
@@ -317,22 +341,16 @@ def play(engine: str, seed: int, folder: Path) -> Seen:
     return seen
 
 
-def _live(plan: Plan, make: Callable[[int | None], Study], seen: Seen, path: Path, *, calm: bool) -> Study | None:
+def _live(plan: Lot, make: Make, seen: Seen, path: Path, *, calm: bool) -> Workload | None:
     """One run; return its study where it ended in order."""
-    made: list[Study] = []
-
-    def remember(total: int | None = None, /) -> Study:
-        made.append(make(total))
-        return made[-1]
-
     coordinators: list[Coordinator] = []
 
     def cast(rank: int, size: int) -> Mapping[str, Actor]:
-        trainer = FaultyTrainer(plan, seen, make(None).space, path)
+        trainer = FaultyTrainer(plan, seen, [search.space for search in make(None).searches], path)
         if rank != COORDINATOR.rank:
             return {TRAINER: trainer}
         limits = Limits(retries=plan.retries, lease=plan.rng.choice([2.0, 10.0]))
-        coordinators.append(Coordinator(remember, path, {}, {}, Quiet(seen.log), limits))
+        coordinators.append(Coordinator(make, path, {}, {}, Quiet(seen.log), limits))
         return {COORDINATOR.name: coordinators[0], TRAINER: trainer}
 
     storm = Storm(plan, cast, seen, calm=calm)
@@ -349,26 +367,27 @@ def _live(plan: Plan, make: Callable[[int | None], Study], seen: Seen, path: Pat
     return coordinators[0]._study
 
 
-def check_end(plan: Plan, make: Callable[[int | None], Study], study: Study) -> None:
+def check_end(plan: Lot, make: Make, study: Workload) -> None:
     """What has to hold of a study that has come to its end.
 
     Raises:
         AssertionError: It does not.
     """
-    assert len(study.candidates) == study.total
-    assert {trial.state for trial in study.trials} <= AT_REST
-    unlucky = any("luck" in trial.error or "lost" in trial.error for trial in study.trials)
+    assert study.begun == study.total
+    trials = [trial for search in study.searches for trial in search.trials]
+    assert {trial.state for trial in trials} <= AT_REST
+    unlucky = any("luck" in trial.error or "lost" in trial.error for trial in trials)
     if plan.engine in ORDERLY and not unlucky:
-        calm = alone(plan, make)
-        assert [facts(trial)[:-1] for trial in study.trials] == [facts(trial)[:-1] for trial in calm.trials], (
+        calm = [trial for search in alone(plan, make).searches for trial in search.trials]
+        assert [facts(trial)[:-1] for trial in trials] == [facts(trial)[:-1] for trial in calm], (
             "the study is not the one that would have been"
         )
 
 
-def alone(plan: Plan, make: Callable[[int | None], Study]) -> Study:
+def alone(plan: Lot, make: Make) -> Workload:
     """The study as it would have been with one trainer and no trouble."""
     study = make(None)
-    trainer = FaultyTrainer(plan, Seen(), study.space, Path())
+    trainer = FaultyTrainer(plan, Seen(), [search.space for search in study.searches], Path())
     plan.flaky = 0.0
     held: dict[StateName, bytes] = {}
     while (stage := study.ask(0)) is not None:

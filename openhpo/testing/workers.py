@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from openhpo.stages import Stage, StateName, Verdict
-from openhpo.study import Study
+from openhpo.workload import Workload
 
 Metrics = Callable[[Stage, int, float], Mapping[str, float]]  # stage, step, a number in [0, 1) that stands for the model
 
@@ -55,7 +55,7 @@ class Workers:
     """
 
     def __init__(
-        self, study: Study, count: int, metrics: Metrics, *, seed: int = 0, failing: float = 0.0, losing: float = 0.0
+        self, study: Workload, count: int, metrics: Metrics, *, seed: int = 0, failing: float = 0.0, losing: float = 0.0
     ) -> None:
         self.study = study
         study.allocation.expect(count)
@@ -98,7 +98,7 @@ class Workers:
         return [worker for worker in range(len(self.held)) if worker not in busy]
 
     def _begin(self, worker: int, stage: Stage) -> None:
-        assert 0 <= stage.start < stage.stop <= self.study.engine.max_steps
+        assert 0 <= stage.start < stage.stop <= self.study.widest
         model = b""
         before = stage.before
         if before is not None:
@@ -123,7 +123,7 @@ class Workers:
         stage = training.stage
         training.step += 1
         self.played.steps += 1
-        course = self.study.space.course(stage.config)
+        course = self.study.searches[stage.space].space.course(stage.config)
         values = {**course.constants, **{name: course.value(name, training.step - 1) for name in course.schedules}}
         text = repr((training.model, training.step, sorted(values.items())))
         training.model = hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -135,7 +135,8 @@ class Workers:
         number = int.from_bytes(training.model, "little") / 2**64
         metrics = self._metrics(stage, training.step, number)
         verdict = self.study.tell(stage, training.step, metrics)
-        engines = self.study.replicates == 1 and not self.study.objective.ends  # who alone has trials stopped
+        searches = self.study.searches
+        engines = all(search.replicates == 1 and not search.objective.ends for search in searches)  # who alone stops trials
         if verdict is Verdict.STOP and engines and all(math.isfinite(value) for value in metrics.values()):
             assert training.step in stage.checks or training.step == stage.stop, "stopped where training does not wait for it"
         if verdict is Verdict.STOP or training.step == stage.stop:

@@ -79,7 +79,7 @@ def test_nothing_is_handed_out_while_the_study_is_suspended_and_everything_after
     scheduler.ended(stage, kept=False)
     assert list(scheduler.assign()) == []
     assert not scheduler.finished
-    scheduler.resume(3)
+    scheduler.resume([3])
     scheduler.join(5)
     [following] = scheduler.assign()
     assert (following.trial, following.ranks) == (1, (5,))
@@ -91,7 +91,7 @@ def test_more_trials_may_follow_where_the_method_does_not_count_them():
     scheduler.ended(stage, kept=False)
     assert list(scheduler.assign()) == []
     assert scheduler.finished
-    scheduler.resume(2)
+    scheduler.resume([2])
     scheduler.join(1)
     assert [stage.trial for stage in scheduler.assign()] == [1]
     with pytest.raises(hpo.UserError, match="decides by the number of trials"):

@@ -236,7 +236,7 @@ def test_values_to_try_first_are_never_left_out_because_of_a_condition():
 def test_replay_gives_back_what_the_file_has_and_not_what_a_sampler_says_now():
     found = study(Slow(waits=False))
     found.defer()
-    found.recall([{"x": 0.125, "k": 2}])
+    found.recall([[{"x": 0.125, "k": 2}]])
     assert found.ask(0).config == {"x": 0.125, "k": 2}
     found.suggested(Suggestion({"x": 0.75, "k": 4}))
     assert found.ask(1).config == {"x": 0.75, "k": 4}
