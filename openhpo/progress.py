@@ -89,7 +89,7 @@ class Bar:
         line = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=progress.trials, completed=progress.settled, width=20)
         line.add_row(bar, Text(f"{progress.settled}/{progress.trials} trials, {_facts(progress)}"))
-        self._live.update(Group(line, Text(_best(progress.best), style="bold")), refresh=True)
+        self._live.update(Group(line, Text(_found(progress), style="bold")), refresh=True)
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -102,9 +102,7 @@ class Bar:
 
 def describe(progress: Progress) -> str:
     """One line for a log."""
-    return (
-        f"[{clock(progress.elapsed)}] {progress.settled}/{progress.trials} trials, {_facts(progress)}, {_best(progress.best)}"
-    )
+    return f"[{clock(progress.elapsed)}] {progress.settled}/{progress.trials} trials, {_facts(progress)}, {_found(progress)}"
 
 
 def _facts(progress: Progress) -> str:
@@ -113,6 +111,12 @@ def _facts(progress: Progress) -> str:
         return f"{progress.steps:,} steps in {clock(progress.elapsed)}{failed}"
     left = f", {clock(progress.left)} left" if progress.left is not None else ""
     return f"{progress.running} running{failed}, {progress.rate:,.0f} steps/s{left}"
+
+
+def _found(progress: Progress) -> str:
+    if progress.studies:
+        return "; ".join(f"{name}: {_best(best)}" for name, best in progress.studies.items())
+    return _best(progress.best)
 
 
 def _best(best: Best | None) -> str:

@@ -197,7 +197,7 @@ class Workload:
         """The step up to which the reports of a node are known from before."""
         if self.earlier is None or node.work is not Work.WAITING:
             return node.start
-        return self.earlier.reach(self._path(node))
+        return max(node.start, self.earlier.reach(self._path(node)))
 
     def _path(self, node: Node) -> Iterator[tuple[Course, int]]:
         """What is in force on the way to the end of a node, each part with the step that it ends at."""

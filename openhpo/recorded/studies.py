@@ -85,6 +85,8 @@ def read_study(path: str) -> Recording:
     notes = [*_circumstances(result.environment)]
     if forked:
         notes.append(f"left out: {len(forked)} trials that took over another's model, as their curves are no configuration's")
+    if result.used.earlier:
+        notes.append(f"{result.used.earlier:,} steps were taken over from an earlier study: taken to be as long as the others")
     if silent := int((steps == 0).sum()):
         notes.append(f"left out: {silent} trials that reported nothing")
     return _recording(path, result, list(found.values()), _first_stages(tables), tuple(notes))
@@ -151,6 +153,8 @@ def _timed(tables: Tables) -> Timed:
     seconds, leads = numpy.empty(len(rows)), numpy.empty(len(rows), bool)
     seconds[rows] = numpy.repeat(numpy.maximum(time[cuts] - since, 0.0) / sizes, sizes)
     leads[rows] = numpy.repeat(opens[cuts], sizes)
+    known = tables.stages["ranks"][reports["stage"]] == 0  # nobody trained them here, so they are as long as the others
+    seconds[known], leads[known] = _mean(seconds[~known & ~leads]) or 0.0, False
     return Timed(rows, numpy.searchsorted(stage, numpy.arange(len(tables.stages) + 1)), seconds, leads)
 
 

@@ -337,13 +337,21 @@ class Numbers:
     # ---- who trained when
 
     @cached_property
+    def _own_stages(self) -> NDArray[Any]:
+        """The stages that were trained for this study, and not for others of its job or by an earlier one."""
+        stages = self.result.tables.stages
+        own: NDArray[Any] = stages[(stages["ranks"] > 0) & (stages["study"] >= 0)]
+        return own
+
+    @cached_property
     def spans(self) -> list[Span]:
         """The stages, by their beginnings, once for each of their ranks; one that runs ends at the last moment known."""
         tables = self.result.tables
         events = tables.events[numpy.isin(tables.events["kind"], _STAGE_ENDS)]
         ends = dict(zip(events["stage"].tolist(), events["time"].tolist(), strict=True))
         failed = set(events["stage"][events["kind"] == schema.STAGE_FAILED.encode()].tolist())
-        rows = list(zip(*(tables.stages[name].tolist() for name in ("rank", "trial", "stage", "time", "again")), strict=True))
+        names = ("rank", "trial", "stage", "time", "again")
+        rows = list(zip(*(self._own_stages[name].tolist() for name in names), strict=True))
         begun: dict[int, float] = {}  # of each rank, when it began its next stage
         found = []
         for rank, trial, stage, time, again in reversed(rows):
@@ -370,7 +378,7 @@ class Numbers:
         ends = set(tables.events["stage"][numpy.isin(tables.events["kind"], _STAGE_ENDS)].tolist())
         here = self.trainers
         since = float(self._resumed[-1]) if len(self._resumed) else 0.0
-        columns = (tables.stages[name].tolist() for name in ("stage", "rank", "time"))
+        columns = (self._own_stages[name].tolist() for name in ("stage", "rank", "time"))
         now = [(rank, stage) for stage, rank, time in zip(*columns, strict=True) if stage not in ends and time >= since]
         groups = self.result.groups
         return {member: stage for rank, stage in now for member in groups.get(stage, (rank,)) if member in here}
@@ -416,9 +424,9 @@ class Numbers:
     @cached_property
     def transfers(self) -> list[tuple[float, int, int]]:
         """When a stage began with a state from another rank: seconds, from which rank, to which."""
-        tables = self.result.tables
-        rank_of = dict(zip(tables.stages["stage"].tolist(), tables.stages["rank"].tolist(), strict=True))
-        columns = (tables.stages[name].tolist() for name in ("parent", "rank", "time"))
+        stages = self._own_stages
+        rank_of = dict(zip(stages["stage"].tolist(), stages["rank"].tolist(), strict=True))
+        columns = (stages[name].tolist() for name in ("parent", "rank", "time"))
         return [
             (time, rank_of[parent], rank)
             for parent, rank, time in zip(*columns, strict=True)

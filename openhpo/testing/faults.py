@@ -17,7 +17,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from openhpo.actors import Actor, Interrupted, handles
 from openhpo.actors.messages import Address
 from openhpo.actors.simulated import Simulation
 from openhpo.coordinator import Coordinator
+from openhpo.earlier import Source, Trained
 from openhpo.engines import (
     ASHA,
     Engine,
@@ -41,6 +42,7 @@ from openhpo.objective import Maximize, Minimize
 from openhpo.plan import Plan
 from openhpo.protocol import COORDINATOR, TRAINER, Accepted, Reports
 from openhpo.replaying import ReplayTrainer
+from openhpo.result import load_file
 from openhpo.samplers import TPE, Grid, Random, Refinement, Sampler, Sobol
 from openhpo.samplers.tpe import ParzenSearch
 from openhpo.schedules import Exponential
@@ -104,11 +106,13 @@ ENGINES: dict[str, Callable[[random.Random], Method | list[Method]]] = {
     "replicates, slow sampler": lambda rng: (ASHA(9, 1, 3), Slow(waits=True), 2),
     "refinement": lambda rng: (rng.choice([Full(4), ASHA(9, 1, 3)]), Refinement(TPE(startup=2), 4, 3, cluster_size=2)),
     "PopulationBased": lambda rng: (PopulationBased(9, rng.choice([2, 3])), Random()),
+    "warm tree, orderly": lambda rng: rng.choice([(Full(rng.randint(2, 9)), Random()), (SuccessiveHalving(9, 1, 3), Random())]),
+    "warm tree": lambda rng: rng.choice([(ASHA(9, 1, 3), Random()), (PopulationBased(9, 2), Random())]),
     "together, orderly": lambda rng: [(Full(rng.randint(1, 9)), Grid(x=3)), (SuccessiveHalving(9, 1, 3), Random())],
     "together": lambda rng: [_first(rng), (Full(rng.randint(1, 9)), Random()), _third(rng)],
 }
 # these decide by results alone, not by who was first
-ORDERLY = {"Random", "Grid", "Sobol", "SuccessiveHalving", "Hyperband", "together, orderly"}
+ORDERLY = {"Random", "Grid", "Sobol", "SuccessiveHalving", "Hyperband", "together, orderly", "warm tree, orderly"}
 
 
 class Killed(BaseException):
@@ -129,6 +133,7 @@ class Lot:
         saving: How likely a state is written to a checkpoint.
         trouble: Faults a run, on average.
         group: Ranks that train a trial together, as far as there are so many.
+        earlier: What an earlier study has trained.
     """
 
     rng: random.Random
@@ -145,6 +150,7 @@ class Lot:
     saving: float
     trouble: float
     group: int
+    earlier: Trained | None = None
 
     @staticmethod
     def of(engine: str, seed: int) -> Lot:
@@ -193,7 +199,13 @@ class Lot:
                     trials=trials,
                     replicates=replicates[0] if replicates else 1,
                 )
-            return Workload(plans, seed=seed, merge=self.merge or len(methods) > 1, ranks_per_trial=self.group)
+            return Workload(
+                plans,
+                seed=seed,
+                merge=self.merge or len(methods) > 1 or "warm" in self.engine,
+                ranks_per_trial=self.group,
+                earlier=self.earlier,
+            )
 
         return make
 
@@ -324,6 +336,8 @@ def play(engine: str, seed: int, folder: Path) -> Seen:
     plan = Lot.of(engine, seed)
     make, seen = plan.study(seed), Seen()
     path = folder / "study"
+    if "warm" in engine:
+        plan.earlier = _earlier(plan, seed, folder / "earlier")
     while True:
         seen.lives += 1
         calm = seen.lives > LIVES
@@ -339,6 +353,14 @@ def play(engine: str, seed: int, folder: Path) -> Seen:
         plan.ranks = plan.rng.choice([1, 2, 3, 5, 8])
     check_end(plan, make, found)
     return seen
+
+
+def _earlier(plan: Lot, seed: int, path: Path) -> Trained:
+    """What a study of the same space has trained, in which nothing went wrong but the trainings that had to."""
+    before = replace(plan, engine="Random", merge=True, flaky=0.0, losing=0.0, trials=plan.rng.randint(1, plan.trials))
+    seen = Seen()
+    _live(before, before.study(seed), seen, path, calm=True)
+    return Trained([Source("earlier", load_file(path))])
 
 
 def _live(plan: Lot, make: Make, seen: Seen, path: Path, *, calm: bool) -> Workload | None:
@@ -385,7 +407,8 @@ def check_end(plan: Lot, make: Make, study: Workload) -> None:
 
 
 def alone(plan: Lot, make: Make) -> Workload:
-    """The study as it would have been with one trainer and no trouble."""
+    """The study as it would have been with one trainer, no trouble, and nothing trained before."""
+    plan.earlier = None
     study = make(None)
     trainer = FaultyTrainer(plan, Seen(), [search.space for search in study.searches], Path())
     plan.flaky = 0.0
