@@ -177,8 +177,9 @@ def check_usable(name: str, tables: Tables, wanted: Mapping[str, Any]) -> None:
     Raises:
         UserError: They are not.
     """
+    said = {**tables.definition, "data": data_of(tables.definition.get("data"), tables.studies)}
     for key in SAME:
-        there = tables.definition.get(key, MISSING.get(key))
+        there = said.get(key, MISSING.get(key))
         here = json.loads(json.dumps(wanted.get(key, MISSING.get(key))))
         if there != here:
             its, ours = (clipped(json.dumps(each), QUOTED) for each in (there, here))
@@ -188,3 +189,14 @@ def check_usable(name: str, tables: Tables, wanted: Mapping[str, Any]) -> None:
             )
     if not tables.definition.get("merge", True):
         raise UserError(f"{name} cannot be taken over: it was run with --no-merge, so each of its trials is one of a kind")
+
+
+def data_of(named: str | None, studies: Sequence[Mapping[str, Any]]) -> Any:
+    """What studies train on: as the app names it, or as a fixed hyperparameter of that name does; None where nobody says.
+
+    Args:
+        named: What the app says.
+        studies: Their definitions.
+    """
+    fixed = [study["space"]["fixed"].get("data") for study in studies]
+    return named if named is not None else fixed[0] if all(each == fixed[0] for each in fixed) else None

@@ -20,7 +20,7 @@ from openhpo.actors import Actor, run_actors
 from openhpo.allocation import ONE, Ranks
 from openhpo.callbacks import Callback, Callbacks
 from openhpo.coordinator import Coordinator
-from openhpo.earlier import FOLDER, trained_for
+from openhpo.earlier import FOLDER, data_of, trained_for
 from openhpo.engines import Engine
 from openhpo.errors import UserError
 from openhpo.launcher import relaunch
@@ -287,7 +287,8 @@ def _run(train: Callable[[Trial], Any], plans: Mapping[str, Plan], job: Job) -> 
     def make_study(totals: Sequence[int] | None = None, /) -> Workload:
         counts = [None] * len(plans) if totals is None else totals
         made = {name: _warm(plan.of(count), folder / name) for (name, plan), count in zip(plans.items(), counts, strict=True)}
-        earlier = trained_for(folder, sources, {**identity, "seed": job.seed})
+        data = data_of(job.data, [{"space": {"fixed": plan.space.fixed}} for plan in plans.values()])
+        earlier = trained_for(folder, sources, {**identity, "data": data, "seed": job.seed})
         return Workload(made, seed=job.seed, merge=job.merge, ranks_per_trial=job.ranks_per_trial, earlier=earlier)
 
     def cast(rank: int, size: int) -> Mapping[str, Actor]:

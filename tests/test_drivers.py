@@ -40,6 +40,14 @@ def test_stages_trains_the_tree_both_ways_to_the_same_bits(ranks, tmp_path):
     assert drawn(tmp_path / "s") == {"cost", "tree"}
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_together_trains_exactly_the_union_of_the_trees(ranks, tmp_path):
+    options = ["--unit", "1", "--images", "32", "--trials", "12", "--no-progress", "--ranks", str(ranks)]
+    said = driver(tmp_path / "s", "together", *options)
+    assert "has 468 epochs: exactly what was trained" in said  # 312 of one grid, and the half of the other one
+    assert "the same bits all three ways" in said
+
+
 def test_asha_counts_simulates_and_measures(tmp_path):
     options = ["--models", "256", "--most-trainers", "32", "--train-models", "8", "--train-steps", "8", "--repeats", "1"]
     said = driver(tmp_path / "s", "asha", *options)
@@ -74,7 +82,7 @@ def test_pbt_passes_on_the_toy_in_every_seed_and_replays_its_best_schedule(tmp_p
     assert (tmp_path / "s" / "schedule.json").exists()
 
 
-@pytest.mark.parametrize("name", ["asha", "dynamic_lr", "grid", "lcm", "pbt", "precision", "stages"])
+@pytest.mark.parametrize("name", ["asha", "dynamic_lr", "grid", "lcm", "pbt", "precision", "stages", "together"])
 def test_a_mistyped_option_of_a_driver_is_said_in_a_line(name, tmp_path):
     done = finished([sys.executable, str(ROOT / "drivers" / f"{name}.py"), "--rank", "2"], cwd=tmp_path)
     assert done.returncode == 2

@@ -245,6 +245,7 @@ def test_a_study_goes_on_after_the_earlier_one_is_gone(tmp_path):
         ({"app": "one"}, {"app": "two"}, "its app is .*one.*, and here it is .*two"),
         ({"data": "cifar"}, {"data": "fashion"}, "its data is .*cifar.*, and here it is .*fashion"),
         ({"data": "cifar"}, {}, "its data is .*cifar.*, and here it is null"),
+        ({"space": {"data": "cifar"}}, {"space": {"data": "fashion"}}, "its data is .*cifar.*, and here it is .*fashion"),
         ({"seed": 3}, {"seed": 4}, "its seed is 3, and here it is 4"),
         ({"precision": "bf16"}, {}, "its precision is .*bf16.*, and here it is .*fp32"),
         ({"state_dtype": "bf16"}, {}, "its state_dtype is"),
@@ -252,10 +253,13 @@ def test_a_study_goes_on_after_the_earlier_one_is_gone(tmp_path):
     ],
 )
 def test_what_would_not_be_the_same_steps_is_refused_by_name(tmp_path, there, here, said):
-    short = plan(hpo.Space({"lr": 0.1, "momentum": 0.9}), engine=hpo.Full(1), sampler=hpo.Random(), trials=1)
-    alone(tmp_path / "there", short, **there)
+    def short(**fixed):
+        return plan(hpo.Space({"lr": 0.1, "momentum": 0.9, **fixed}), engine=hpo.Full(1), sampler=hpo.Random(), trials=1)
+
+    there, here = dict(there), dict(here)
+    alone(tmp_path / "there", short(**there.pop("space", {})), **there)
     with pytest.raises(hpo.UserError, match=f"there cannot be taken over: {said}" if "merge" not in there else said):
-        alone(tmp_path / "here", short, warm_tree=tmp_path / "there", **here)
+        alone(tmp_path / "here", short(**here.pop("space", {})), warm_tree=tmp_path / "there", **here)
     assert not (tmp_path / "here").exists()
 
 
