@@ -273,7 +273,7 @@ def _run(train: Callable[[Trial], Any], plans: Mapping[str, Plan], job: Job) -> 
     check_precision(job.precision)
     stored = check_state_dtype(job.state_dtype)
     plans = {name: replace(plan, space=_space(plan.space)) for name, plan in plans.items()}
-    spaces = [plan.space for plan in plans.values()]
+    spaces = {name: plan.space for name, plan in plans.items()}
     folder = Path(job.study)
     place = find_place()
     share_threads(place.threads)

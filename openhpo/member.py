@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy
@@ -56,7 +56,7 @@ class Member(Actor):
 
     Args:
         train: The user's training function.
-        spaces: What may be tried in each study of the job.
+        spaces: What may be tried, by the name of the study; "" where it is the only one.
         device: This rank's device.
         precision: The study's arithmetic.
         state_dtype: The type in which tensors of fp32 are kept in states; None for their own.
@@ -65,13 +65,13 @@ class Member(Actor):
     def __init__(
         self,
         train: Callable[[Trial], Any],
-        spaces: Sequence[Space],
+        spaces: Mapping[str, Space],
         device: Device,
         precision: str,
         state_dtype: str | None = None,
     ) -> None:
         self._train = train
-        self._spaces = spaces
+        self._names, self._spaces = list(spaces), list(spaces.values())
         self._device = device
         self._precision = precision
         self._state_dtype = state_dtype
@@ -99,6 +99,11 @@ class Member(Actor):
     def broken(self, message: Broken) -> None:
         """A follower trains no more."""
         raise NotImplementedError
+
+    def _called(self, stage: Stage) -> str:
+        """What a stage's trial is called."""
+        name = self._names[stage.study]
+        return f"trial {stage.trial}{f' of {name}' if name else ''}"
 
     def _course(self, stage: Stage) -> Course:
         return self._spaces[stage.space].course(stage.config, stage.seed)

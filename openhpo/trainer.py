@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class Trainer(Member):
 
     Args:
         train: The user's training function.
-        spaces: What may be tried in each study of the job: it turns configurations into schedules.
+        spaces: What may be tried, by the name of the study: it turns configurations into schedules.
         device: This rank's device.
         precision: The study's arithmetic.
         folder: The study's, for checkpoints.
@@ -105,7 +105,7 @@ class Trainer(Member):
     def __init__(
         self,
         train: Callable[[Trial], Any],
-        spaces: Sequence[Space],
+        spaces: Mapping[str, Space],
         device: Device,
         precision: str,
         folder: Path,
@@ -265,7 +265,7 @@ class Trainer(Member):
         self._pass_on(stage)
         error = f"step {self._sent + 1} took longer than {limit:g} s (--step-timeout)"
         self.send(COORDINATOR, Failed(stage.id, error, f"It was here:\n{where}\n{error}"))
-        print(f"trial {stage.trial} failed on rank {self.rank}: {error}", file=sys.stderr, flush=True)
+        print(f"{self._called(stage)} failed on rank {self.rank}: {error}", file=sys.stderr, flush=True)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -587,7 +587,7 @@ class Trainer(Member):
             text = "".join(traceback.format_exception(error)) if blamed is None else blamed.traceback
             memory = out_of_memory(error) != "" if blamed is None else blamed.memory
             self.send(COORDINATOR, Failed(self._stage.id, told, text if told in text else f"{text}{told}\n", memory))
-            print(f"trial {self._stage.trial} failed on rank {self.rank}: {told}", file=sys.stderr, flush=True)
+            print(f"{self._called(self._stage)} failed on rank {self.rank}: {told}", file=sys.stderr, flush=True)
         elif self._session is not None and not isinstance(error, TrialStopped):  # it rested, or was cleaning up
             print(f"rank {self.rank}: training failed when it was left: {told}", file=sys.stderr, flush=True)
         self._refuse_askers()
@@ -630,7 +630,9 @@ class Trainer(Member):
         self._exposed, self._since = 0.0, self.now()
         self._pass_on(self._stage)
         if message.snapshot is None:
-            self.send(COORDINATOR, Trouble(f"trial {self._stage.trial} cannot be continued from a checkpoint: {message.error}"))
+            self.send(
+                COORDINATOR, Trouble(f"{self._called(self._stage)} cannot be continued from a checkpoint: {message.error}")
+            )
         else:
             self._write("copy", message.state, message.snapshot)
 

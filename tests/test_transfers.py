@@ -46,7 +46,7 @@ def play(folder, engine, *, ranks=3, train=learn, space=SPACE, trials=12, budget
         actors = {}
         if rank == COORDINATOR.rank:
             actors[COORDINATOR.name] = Coordinator(make, folder, {}, {}, view or Silent())
-        actors[TRAINER] = Trainer(train, [space], TorchDevice("cpu"), "fp32", folder, budget, forks=engine.forks)
+        actors[TRAINER] = Trainer(train, {"": space}, TorchDevice("cpu"), "fp32", folder, budget, forks=engine.forks)
         return actors
 
     run_actors(cast, ranks=ranks, deadline=60)

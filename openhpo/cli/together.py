@@ -171,6 +171,11 @@ def show_together(results: Mapping[str, Result]) -> None:
     for name, result in results.items():
         if result.best is not None:
             out.print(f"{name}: {short(result.best.config)}", markup=False, soft_wrap=True)
+    for result in results.values():
+        if result.failures:
+            out.print(
+                f"{result.path}: {len(result.failures)} trials failed; `openhpo status {result.path}` lists them", markup=False
+            )
     trained = sum(result.used.trained for result in results.values())
     total = sum(result.used.steps for result in results.values())
     out.print(f"{trained:,} steps were trained; the studies by themselves, sharing nothing, have {total:,}", highlight=False)
