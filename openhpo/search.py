@@ -102,7 +102,13 @@ class Counted(NamedTuple):
 
 
 class Paths(Protocol):
-    """What a search asks of the workload: `workload.Workload`."""
+    """What a search asks of the workload: `workload.Workload`.
+
+    Attributes:
+        observed: Whether somebody is told of every step.
+    """
+
+    observed: bool
 
     def walk(self, walker: Walker) -> None:
         """Move a trial on over what is trained already, to where it has to wait or to its goal."""
@@ -115,10 +121,6 @@ class Paths(Protocol):
 
     def note(self, news: Change | Counted) -> None:
         """A trial has come to something."""
-
-    @property
-    def observed(self) -> bool:
-        """Whether somebody is told of every step."""
 
 
 class Search:

@@ -90,6 +90,7 @@ class Workload:
         searches: Their methods at work.
         allocation: Which ranks a stage gets.
         tree: What was trained, and what is wanted.
+        observed: Whether somebody is told of every step.
 
     Raises:
         UserError: The definition makes no sense.
@@ -124,7 +125,8 @@ class Workload:
         self._stages = 0
         self._seen: set[str] = set()
         self._changes: list[Change] = []
-        self._news: list[Change | Counted] | None = None  # where somebody is told of every step
+        self.observed = False
+        self._news: list[Change | Counted] = []
 
     def grow(self, trials: Sequence[int]) -> None:
         """Let more trials follow.
@@ -162,8 +164,7 @@ class Workload:
             node = self._next(idle)
             if node is None:
                 return None
-            reach = self._reach(node)
-            if reach > node.start:
+            if self.earlier is not None and (reach := self._reach(node)) > node.start:
                 known = self._split(node, reach) if reach < node.stop else node
                 self._withdraw(known)
                 return self._issue(known, ())
@@ -238,7 +239,7 @@ class Workload:
         keep = parent.parent is not None and (self._forks or parent.needed(besides=node))
         source = None if not parent.holders else worker if held else min(parent.holders)
         stop = node.stop
-        park = bool(node.heirs) or not all(each.engine.final(stop) for each in self.searches)
+        park = bool(node.heirs) or not self._final(stop)
         park = park or any(w.goal > stop for w in node.walkers)
         park = park or any(child.future for child in node.children.values())
         stage = Stage(
@@ -284,6 +285,10 @@ class Workload:
         if len(self.searches) == 1:
             return self.searches[0].engine.checks(start, stop)
         return tuple(sorted({step for search in self.searches for step in search.engine.checks(start, stop)}))
+
+    def _final(self, step: int) -> bool:
+        """Whether no method ever asks for a state after so many steps."""
+        return all(search.engine.final(step) for search in self.searches)
 
     def _someone(self, node: Node) -> Walker:
         """A trial that a node is trained for."""
@@ -738,27 +743,19 @@ class Workload:
         """A trial has come to something."""
         if isinstance(news, Change):
             self._changes.append(news)
-        if self._news is not None:
+        if self.observed:
             self._news.append(news)
-
-    @property
-    def observed(self) -> bool:
-        """Whether somebody is told of every step."""
-        return self._news is not None
 
     def observe(self) -> None:
         """From now on keep what trials come to for `news` too, with every step that counts for them."""
-        self._news = []
+        self.observed = True
 
     def news(self) -> list[Change | Counted]:
         """What trials came to since the last call, in order; nothing where nobody observes.
 
         A trial that takes over another one's model has not come to the steps of that one.
         """
-        found = self._news
-        if not found:
-            return []
-        self._news = []
+        found, self._news = self._news, []
         return found
 
     def releases(self) -> list[Release]:
