@@ -219,8 +219,8 @@ def test_a_metric_that_is_not_finite_never_wins(openhpo, tmp_path):
 
 
 def test_a_bug_in_openhpo_itself_ends_all_ranks_with_a_full_traceback(mpi, tmp_path):
-    path = tmp_path / app(tmp_path, ("import openhpo as hpo", "import openhpo as hpo, openhpo.coordinator, openhpo.study"))
-    path.write_text(path.read_text() + "\nopenhpo.study.Study.tell = lambda *arguments: 1 / 0\n")
+    path = tmp_path / app(tmp_path, ("import openhpo as hpo", "import openhpo as hpo, openhpo.coordinator, openhpo.workload"))
+    path.write_text(path.read_text() + "\nopenhpo.workload.Workload.tell = lambda *arguments: 1 / 0\n")
     done = mpi.run(
         3, "-m", "openhpo", "run", "random", str(path), "--trials", "6", "--study", str(tmp_path / "study"), timeout=30
     )
