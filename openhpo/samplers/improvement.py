@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DRAWS = 64
 NOISELESS = 1e-10  # variance, in parts of the objective's, that a drawn outcome is taken to have: Cholesky needs some
+BLOCK = 64  # columns that are solved for at once: SciPy keeps the interpreter's lock for as long as that takes
 LEAST_SPREAD = 1e-12  # variance that is left anywhere
 
 
@@ -92,8 +93,11 @@ class Posterior:
 
 
 def _forward(root: Floats, right: Floats) -> Floats:
-    found: Floats = lapack.dtrtrs(root, right, lower=1)[0]
-    return found
+    if right.shape[1] <= BLOCK:
+        found: Floats = lapack.dtrtrs(root, right, lower=1)[0]
+        return found
+    starts = range(0, right.shape[1], BLOCK)
+    return numpy.concatenate([lapack.dtrtrs(root, right[:, at : at + BLOCK], lower=1)[0] for at in starts], axis=1)
 
 
 def _backward(root: Floats, right: Floats) -> Floats:

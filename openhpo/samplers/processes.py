@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy
-from scipy.linalg import LinAlgError, cholesky, lapack
-from scipy.linalg.blas import dgemm
+from numpy.linalg import LinAlgError
+from scipy.linalg import lapack
 from scipy.optimize import minimize
 
 from openhpo.samplers.observations import chosen
@@ -81,7 +81,7 @@ class Process:
 
 
 def _squares(one: Floats, other: Floats) -> Floats:
-    found = dgemm(-2.0, one, other, trans_b=True)
+    found = -2.0 * (one @ other.T)
     found += (one**2).sum(axis=1)[:, None]
     found += (other**2).sum(axis=1)
     squares: Floats = numpy.maximum(found, 0.0, out=found)
@@ -101,12 +101,18 @@ def _solved(root: Floats, targets: Floats) -> Floats:
     return found
 
 
+def cholesky(matrix: Floats) -> Floats:
+    """NumPy's, because SciPy's keeps the interpreter's lock, and with it the rank's other threads, for as long as it takes."""
+    found: Floats = numpy.asfortranarray(numpy.linalg.cholesky(matrix))
+    return found
+
+
 def safe_root(matrix: Floats) -> Floats:
     """The Cholesky factor, of the matrix with something added to its diagonal where it needs that."""
     extra = 0.0
     for _ in range(8):
         try:
-            found: Floats = cholesky(matrix + extra * numpy.eye(len(matrix)), lower=True, check_finite=False)
+            found: Floats = cholesky(matrix + extra * numpy.eye(len(matrix)))
             return found
         except LinAlgError:
             extra = max(1e-9 * float(numpy.diag(matrix).mean()), 10 * extra)
@@ -191,7 +197,7 @@ def unlikelihood(at: Floats, rows: Floats, targets: Floats, noise: Floats | None
     covariance = scale * value
     covariance[numpy.diag_indices(count)] = scale + (math.exp(at[width + 1]) if noise is None else noise)
     try:
-        root = cholesky(covariance, lower=True, check_finite=False)
+        root = cholesky(covariance)
     except LinAlgError:
         return 1e10, numpy.zeros_like(at)
     weights = _solved(root, targets)
