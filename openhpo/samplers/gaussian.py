@@ -1,10 +1,9 @@
-"""Bayesian search with Gaussian processes.
+"""Bayesian search with Gaussian processes, by BoTorch (Balandat et al., NeurIPS 2020).
 
 What is tried next maximises the noisy expected improvement (Letham, Karrer, Ottoni and Bakshy, Bayesian Analysis 2019; in
 logarithms, Ament et al., NeurIPS 2023) over the trials so far and those that still run, given that requirements are met, each
 of which has a process of its own. Every fifth is what is expected to be the best, without regard to what is learnt by it: the
-improvement, where it can only be a matter of one in a million, looks elsewhere for long. The processes are those of BoTorch's
-`SingleTaskGP`, in closed form (`processes`).
+improvement, where it can only be a matter of one in a million, looks elsewhere for long.
 
 Where trials come to rest at different numbers of steps, the objective has a process over these levels (`ladder`), and what is
 tried is the best of one function drawn from it (Thompson, Biometrika 1933), among what would be trained further by its first

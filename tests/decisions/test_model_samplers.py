@@ -235,54 +235,42 @@ def wavy(rng, count, width=3):
 
 @botorch
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_likelihoods_and_predictions_are_those_of_botorchs_model():
+@pytest.mark.parametrize("errors", [None, 0.05])
+def test_what_a_process_says_is_what_botorchs_model_of_the_same_kernel_says(errors):
     import torch
-    from botorch.models import SingleTaskGP
-    from gpytorch.constraints import GreaterThan
-    from gpytorch.kernels import MaternKernel, ScaleKernel
-    from gpytorch.likelihoods import GaussianLikelihood
-    from gpytorch.means import ZeroMean
-    from gpytorch.mlls import ExactMarginalLogLikelihood
-    from gpytorch.priors import GammaPrior, LogNormalPrior
 
-    from openhpo.samplers.processes import NOISE, fitted, unlikelihood
+    from openhpo.samplers.processes import _model, fitted
 
     rows, values = wavy(numpy.random.default_rng(0), 40)
-    found = fitted(rows, values, numpy.empty(0))
-    matern = MaternKernel(2.5, ard_num_dims=3, lengthscale_prior=LogNormalPrior(0.0, 1.0))
-    kernel = ScaleKernel(matern, outputscale_prior=GammaPrior(2.0, 1.0))
-    likelihood = GaussianLikelihood(noise_prior=LogNormalPrior(*NOISE), noise_constraint=GreaterThan(1e-9))
-    model = SingleTaskGP(
-        torch.as_tensor(rows),
-        torch.as_tensor(found.targets)[:, None],
-        likelihood=likelihood,
-        covar_module=kernel,
-        mean_module=ZeroMean(),
-        outcome_transform=None,
-    )
-    matern.lengthscale, kernel.outputscale = torch.as_tensor(found.lengths), found.scale
-    likelihood.noise = float(found.noise[0])
-    model.train()
-    theirs = -ExactMarginalLogLikelihood(likelihood, model)(model(*model.train_inputs), model.train_targets) * len(rows)
-    at = numpy.log([*found.lengths, found.scale, found.noise[0]])
-    assert unlikelihood(at, rows, found.targets, None)[0] == pytest.approx(theirs.item(), rel=1e-5)
+    found = fitted(rows, values, numpy.empty(0) if errors is None else numpy.full(40, errors**2))
+    model = _model(rows, found.targets, None if errors is None else found.noise)
+    kernel = model.covar_module
+    kernel.base_kernel.lengthscale, kernel.outputscale = torch.as_tensor(found.lengths), found.scale
+    if errors is None:
+        model.likelihood.noise = float(found.noise[0])
     places = numpy.random.default_rng(1).random((5, 3))
-    means = model.eval().posterior(torch.as_tensor(places)).mean.detach().numpy()[:, 0]
-    assert found.means(places) == pytest.approx(means, abs=1e-4)
+    posterior = model.eval().posterior(torch.as_tensor(places))
+    assert found.means(places) == pytest.approx(posterior.mean.detach().numpy()[:, 0], abs=1e-4)
+    draws = numpy.array([found.drawn(places, numpy.random.default_rng(seed)) for seed in range(4000)])
+    assert draws.std(axis=0) == pytest.approx(posterior.variance.sqrt().detach().numpy()[:, 0], rel=0.1, abs=2e-3)
 
 
-def test_the_slopes_of_the_likelihood_are_right():
-    from scipy.optimize import approx_fprime
+@botorch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_noise_and_what_is_not_is_found():
+    from openhpo.samplers.processes import fitted
 
-    from openhpo.samplers.processes import unlikelihood
+    rng = numpy.random.default_rng(1)
+    rows, values = wavy(rng, 60)
+    clean = fitted(rows, values, numpy.empty(0))
+    noisy = fitted(rows, values + 0.3 * rng.standard_normal(60), numpy.empty(0))
+    assert clean.noise[0] * clean.spread**2 < 1e-3
+    assert noisy.noise[0] * noisy.spread**2 == pytest.approx(0.09, rel=0.5)
+    assert clean.lengths[0] < clean.lengths[1]  # what waves has the shorter length
 
-    rows, values = wavy(numpy.random.default_rng(0), 30)
-    targets = (values - values.mean()) / values.std()
-    for at, noise in (([-0.5, 0.1, 0.2, 0.3, -5.0], None), ([-0.5, 0.1, 0.2, 0.3], numpy.full(30, 0.01))):
-        near = approx_fprime(numpy.array(at), lambda where, noise=noise: unlikelihood(where, rows, targets, noise)[0], 1e-6)
-        assert unlikelihood(numpy.array(at), rows, targets, noise)[1] == pytest.approx(near, rel=1e-3, abs=1e-3)
 
-
+@botorch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("sure", [False, True])
 def test_the_slopes_of_what_is_climbed_are_right(sure):
     from scipy.optimize import approx_fprime
@@ -310,6 +298,8 @@ def levels(tie, count=60):
     return rows, numpy.stack([early, known]), late
 
 
+@botorch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("tie", [1.0, -1.0])
 def test_early_losses_tell_of_late_ones_also_where_they_say_the_contrary(tie):
     from openhpo.samplers.ladder import climbed
@@ -320,6 +310,8 @@ def test_early_losses_tell_of_late_ones_also_where_they_say_the_contrary(tie):
     assert numpy.corrcoef(found.means(rows)[unknown], late[unknown])[0, 1] > 0.9
 
 
+@botorch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_where_nearly_nobody_came_to_a_level_it_is_nearly_unknown_there():
     from openhpo.samplers.ladder import climbed
 
