@@ -1,10 +1,14 @@
-"""Bayesian search with a Gaussian process, by BoTorch (Balandat et al., NeurIPS 2020).
+"""Bayesian search with Gaussian processes, by BoTorch (Balandat et al., NeurIPS 2020).
 
 What is tried next maximises the noisy expected improvement (Letham, Karrer, Ottoni and Bakshy, Bayesian Analysis 2019; in
 logarithms, Ament et al., NeurIPS 2023) over the trials so far and those that still run, given that requirements are met, each
-of which has a process of its own. Where trials were trained for different numbers of steps, the process is one over
-configuration and step, and the improvement that of step counts that enough trials have come to, as in MOBSTER (Klein, Tiao,
-Lienart, Archambeau and Seeger, 2020) and Hyper-Tune (Li et al., VLDB 2022).
+of which has a process of its own. Every fifth is what is expected to be the best, without regard to what is learnt by it: the
+improvement, where it can only be a matter of one in a million, looks elsewhere for long.
+
+Where trials come to rest at different numbers of steps, the objective has a process over these levels (`ladder`), and what is
+tried is the best of one function drawn from it (Thompson, Biometrika 1933), among what would be trained further by its first
+loss. To maximise an improvement, of which next to nothing is known before trials were trained far, would be to go where the
+first losses are the best, time and again; a drawn function is as random as the last level is unknown.
 
 Suggestions are a function of the history: kernels are fitted to some of the trials first and from there to all, not from the
 last suggestion's. No random number of torch's own generator is used, which belongs to the training on this rank.
@@ -27,10 +31,15 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
+    from openhpo.samplers.improvement import NoisyImprovement
+    from openhpo.samplers.ladder import Ladder
     from openhpo.samplers.observations import Observations
+    from openhpo.samplers.processes import Process
 
     Floats = NDArray[numpy.float64]
 
+SURE = 0.2  # the part of the suggestions that are what is expected to be the best
+DRAWN = 256  # points of a function that is drawn
 MOST_BASELINE = 32  # trials, the best by their posterior mean, that an improvement is measured against
 MOST_PENDING = 128  # running trials that are taken into account, the latest
 CANDIDATES, NEAR, RESTARTS = 1024, 256, 8  # points that the maximisation looks at: spread evenly, near the best; it climbs from
@@ -42,9 +51,8 @@ class GaussianProcess:
     """Model the objective and the requirements. Needs `pip install openhpo[bayes]`.
 
     Args:
-        startup: So many trials are drawn at random before anything is learnt; where they come to rest at different numbers of
-            steps, so many for each of these, as what leads after few steps need not do so later. Points that are spread evenly
-            have no close neighbours, from which a kernel would learn how fast the objective changes.
+        startup: So many trials are drawn at random before anything is learnt. Points that are spread evenly have no close
+            neighbours, from which a kernel would learn how fast the objective changes.
         random_fraction: The part of the suggestions that are drawn at random all the same.
         wait: Whether an idle trainer waits for a suggestion, which takes seconds when hundreds of trials are known, or trains a
             point of a quasi-random sequence meanwhile.
@@ -86,11 +94,11 @@ class GaussianSearch(Suggest):
         self._fitted: tuple[bytes, Any] = (b"", None)
 
     def __call__(self, number: int, history: Sequence[TrialRecord], rng: numpy.random.Generator) -> Config:
-        from openhpo.samplers.observations import levels_of, observed
+        from openhpo.samplers.observations import observed
 
         drawn = rng.random() < self._sampler.random_fraction
-        ended = [trial for trial in history if trial.state in AT_REST]
-        if drawn or len(ended) < self._sampler.startup * max(1, len(levels_of(ended))) or not self._space.free:
+        ended = sum(trial.state in AT_REST for trial in history)
+        if drawn or ended < self._sampler.startup or not self._space.free:
             return self._space.sample(rng)
         data = observed(history, self._coordinates)
         if data is None:
@@ -103,87 +111,100 @@ class GaussianSearch(Suggest):
     # ---- rows as the kernels see them
 
     def _encoded(self, rows: Floats) -> Floats:
-        """Numbers as they are, or in the middle where they are inactive; a column a choice; the step, where there is one."""
+        """Numbers as they are, or in the middle where they are inactive; a column a choice."""
         import numpy
 
         columns = [numpy.nan_to_num(rows[:, self._coordinates.numbers], nan=0.5)]
         for column in self._coordinates.categories.tolist():
             hot = rows[:, column, None] == numpy.arange(self._coordinates.choices[column])
             columns.append(hot / math.sqrt(2.0))
-        columns.append(rows[:, len(self._space.free) :])
         return numpy.concatenate(columns, axis=1)
 
     # ---- the processes
 
-    def _model(self, data: Observations) -> tuple[list[Any], list[float]]:
-        """The processes of the objective and of the requirements that were ever broken; what 0 is to each of the latter."""
+    def _model(self, data: Observations) -> tuple[Ladder, list[tuple[float, Process]]]:
+        """The processes of the objective, and of the requirements that were ever broken with what 0 is to each of these."""
         import numpy
 
+        from openhpo.samplers.ladder import climbed
         from openhpo.samplers.observations import squashed
         from openhpo.samplers.processes import fitted
 
-        outcomes = [(data.losses, data.variances)]
+        encoded = self._encoded(data.rows)
         broken = [column for column in data.margins.T if numpy.isfinite(column).sum() > 1 and numpy.nanmax(column) > 0]
-        if not numpy.isfinite(data.losses).any():  # nothing meets the requirement that it is about: come closer to it
+        nothing = numpy.empty(0)
+        if numpy.isfinite(data.losses[-1]).any():
+            ladder = climbed(encoded, data.losses, data.variances)
+        else:  # nothing meets the requirement that it is about: come closer to it
             total = numpy.maximum(numpy.nan_to_num(data.margins, nan=0.0, posinf=0.0), 0.0).sum(axis=1)
             total[~numpy.isfinite(data.margins).any(axis=1)] = math.nan
-            outcomes, broken = [(total, numpy.empty(0))], []
-        outcomes += [(squashed(column), numpy.empty(0)) for column in broken]
-        encoded = self._encoded(data.rows)
-        processes = [fitted(encoded, values, variances) for values, variances in outcomes]
-        scales = [process.outcome_transform for process in processes[1:]]
-        return processes, [float(-scale.means / scale.stdvs) for scale in scales]
+            ladder, broken = climbed(encoded, total[None], numpy.empty((1, 0))), []
+        processes = [fitted(encoded, squashed(column), nothing) for column in broken]
+        return ladder, [(-process.mean / process.spread, process) for process in processes]
 
     def _maximise(self, data: Observations, rng: numpy.random.Generator) -> Config | None:
         import numpy
-        import torch
 
         from openhpo.samplers.improvement import NoisyImprovement
 
         fingerprint = b"".join(part.tobytes() for part in data[:4])
         if self._fitted[0] != fingerprint:
             self._fitted = (fingerprint, self._model(data))
-        processes, thresholds = self._fitted[1]
-        best = self._at_their_best(processes[0], data)[:MOST_BASELINE]
-        points = numpy.concatenate([best, self._encoded(data.pending)[-MOST_PENDING:]])
-        acquisition = NoisyImprovement(processes, thresholds, torch.as_tensor(points), rng)
-        drawn, active = self._candidates(data, rng)
+        ladder, requirements = self._fitted[1]
+        if len(data.losses) > 1:
+            return self._draw(ladder, requirements, data, rng)
+        encoded = self._encoded(data.rows)
+        best = ladder.means(encoded).argsort(kind="stable")
+        points = numpy.concatenate([encoded[best[:MOST_BASELINE]], self._encoded(data.pending)[-MOST_PENDING:]])
+        sure = rng.random() < SURE
+        acquisition = NoisyImprovement(ladder.parts, requirements, points, rng, sure=sure)
+        drawn, active = self._candidates(data.rows[best[:8]], rng)
         if not len(drawn):
             return None
-        extra = data.ended[:1, len(self._space.free) :]  # the step that counts
-        values = self._values(acquisition, active, extra)
+        values = self._values(acquisition, active)
         start = _starts(values, rng)
-        climbed = self._climb(acquisition, drawn[start], active[start], extra)
+        climbed = self._climb(acquisition, drawn[start], active[start])
         rows, active = self._coordinates.possible(self._coordinates.snapped(numpy.concatenate([climbed, drawn[start]])))
         if not len(rows):
             return None
-        order = numpy.argsort(-self._values(acquisition, active, extra), kind="stable")
-        tried = {numpy.nan_to_num(row, nan=-1.0).tobytes() for row in (*data.ended, *data.pending)}
-        fresh = (
-            place
-            for place in order.tolist()
-            if numpy.nan_to_num(numpy.concatenate([active[place], extra[0]]), nan=-1.0).tobytes() not in tried
+        order = numpy.argsort(-self._values(acquisition, active), kind="stable").tolist()
+        return self._coordinates.config(rows[self._fresh(order, active, data)].tolist())
+
+    def _draw(
+        self, ladder: Ladder, requirements: list[tuple[float, Process]], data: Observations, rng: numpy.random.Generator
+    ) -> Config | None:
+        """Where one function that the objective at the last level may be is the best, of what would be trained that far."""
+        import numpy
+
+        best = ladder.means(self._encoded(data.rows)).argsort(kind="stable")
+        drawn, active = self._candidates(data.rows[best[:8]], rng)
+        if not len(drawn):
+            return None
+        kept = numpy.sort(rng.permutation(len(drawn))[:DRAWN])
+        drawn, active = drawn[kept], active[kept]
+        encoded = self._encoded(active)
+        values = sum((factor * process.drawn(encoded, rng) for factor, process in ladder.parts), numpy.zeros(len(active)))
+        missed = sum(
+            (process.drawn(encoded, rng) > most for most, process in (*requirements, *ladder.hurdles)), numpy.zeros(len(active))
         )
-        return self._coordinates.config(rows[next(fresh, int(order[0]))].tolist())
+        order = numpy.lexsort((values, missed)).tolist()
+        return self._coordinates.config(drawn[self._fresh(order, active, data)].tolist())
 
-    def _at_their_best(self, process: Any, data: Observations) -> Floats:
-        """Encoded configurations, those first whose posterior mean is the best."""
-        import torch
+    def _fresh(self, order: list[int], active: Floats, data: Observations) -> int:
+        """The first of these places whose row nobody has tried."""
+        import numpy
 
-        encoded = self._encoded(data.ended)
-        with torch.no_grad():
-            mean = process.posterior(torch.as_tensor(encoded)).mean[:, 0].numpy()
-        order: NDArray[numpy.int64] = mean.argsort(kind="stable")
-        found: Floats = encoded[order]
-        return found
+        tried = {numpy.nan_to_num(row, nan=-1.0).tobytes() for row in (*data.rows, *data.pending)}
+        fresh = (place for place in order if numpy.nan_to_num(active[place], nan=-1.0).tobytes() not in tried)
+        return next(fresh, order[0])
 
-    def _candidates(self, data: Observations, rng: numpy.random.Generator) -> tuple[Floats, Floats]:
+    def _candidates(self, good: Floats, rng: numpy.random.Generator) -> tuple[Floats, Floats]:
         """Rows to begin from: spread evenly, and near the best trials."""
         import numpy
 
         width = len(self._space.free)
         even = rng.random((CANDIDATES, width))
-        near = numpy.repeat(self._good(data)[:8, :width], NEAR // 8, axis=0)
+        near = numpy.repeat(good, NEAR // len(good), axis=0)
         missing = numpy.isnan(near)
         near = numpy.where(missing, rng.random(near.shape), near)
         scales = rng.choice([0.02, 0.1, 0.3], size=(len(near), 1))
@@ -197,45 +218,31 @@ class GaussianSearch(Suggest):
         found: tuple[Floats, Floats] = self._coordinates.possible(self._coordinates.snapped(numpy.concatenate([even, moved])))
         return found
 
-    def _good(self, data: Observations) -> Floats:
-        import numpy
-
-        order = numpy.argsort(numpy.where(numpy.isnan(data.losses), numpy.inf, data.losses), kind="stable")
-        found: Floats = data.rows[order]
-        return found
-
-    def _values(self, acquisition: Any, active: Floats, extra: Floats) -> Floats:
+    def _values(self, acquisition: NoisyImprovement, active: Floats) -> Floats:
         """The acquisition at rows."""
         import numpy
-        import torch
 
-        rows = numpy.concatenate([active, numpy.repeat(extra, len(active), axis=0)], axis=1)
-        with torch.no_grad():
-            found: Floats = acquisition(torch.as_tensor(self._encoded(rows))).numpy()
-        return numpy.nan_to_num(found, nan=-numpy.inf)
+        return numpy.nan_to_num(acquisition(self._encoded(active)), nan=-numpy.inf)
 
-    def _climb(self, acquisition: Any, drawn: Floats, active: Floats, extra: Floats) -> Floats:
+    def _climb(self, acquisition: NoisyImprovement, drawn: Floats, active: Floats) -> Floats:
         """Move numbers uphill; choices stay."""
         import numpy
-        import torch
         from scipy.optimize import minimize
 
         numbers = self._coordinates.numbers
-        if not len(numbers):
+        count = len(numbers)
+        if not count:
             return drawn
-        encoded = torch.as_tensor(self._encoded(numpy.concatenate([active, numpy.repeat(extra, len(active), axis=0)], axis=1)))
-        free = torch.as_tensor(~numpy.isnan(active[:, numbers]))
-        rest = encoded[:, len(numbers) :]
+        encoded = self._encoded(active)
+        free = ~numpy.isnan(active[:, numbers])
 
         def loss(flat: Floats, place: int) -> tuple[float, Floats]:
-            numbers_here = torch.as_tensor(flat[None]).requires_grad_()
-            inside = torch.where(free[place], numbers_here, torch.full_like(numbers_here, 0.5))
-            value = -acquisition(torch.cat([inside, rest[place, None]], dim=1)).sum()
-            (slope,) = torch.autograd.grad(value, numbers_here)
-            return float(value), numpy.nan_to_num(slope.numpy()[0])
+            inside = numpy.where(free[place], flat, 0.5)
+            value, slope = acquisition.slope(numpy.concatenate([inside, encoded[place, count:]]))
+            return -value, numpy.nan_to_num(numpy.where(free[place], -slope[:count], 0.0))
 
         rows = drawn.copy()
-        bounds = [(0.0, 1.0)] * len(numbers)
+        bounds = [(0.0, 1.0)] * count
         for place, row in enumerate(rows):  # one after the other: together, the worst would decide how far the others step
             found = minimize(loss, row[numbers], (place,), "L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": CLIMB})
             row[numbers] = numpy.clip(found.x, 0.0, 1.0)

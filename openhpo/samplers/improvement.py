@@ -9,112 +9,208 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from linear_operator.utils.cholesky import psd_safe_cholesky
+import numpy
+from scipy.linalg import lapack
+from scipy.special import erfcx, log_ndtr, ndtr
+
+from openhpo.samplers.processes import Process, safe_root
 
 if TYPE_CHECKING:
-    import numpy
+    from numpy.typing import NDArray
+
+    Floats = NDArray[numpy.float64]
 
 DRAWS = 64
 NOISELESS = 1e-10  # variance, in parts of the objective's, that a drawn outcome is taken to have: Cholesky needs some
+BLOCK = 64  # columns that are solved for at once: SciPy keeps the interpreter's lock for as long as that takes
+LEAST_SPREAD = 1e-12  # variance that is left anywhere
 
 
 class Posterior:
     """A process, given its observations and drawn outcomes at further points.
 
     Args:
-        process: A BoTorch `SingleTaskGP` without transforms of its inputs.
+        process: What is known without them.
         points: Shape [points, dimensions].
-        rng: Decides the draws.
+        normal: Decides the draws, shape [points, draws].
     """
 
-    def __init__(self, process: Any, points: torch.Tensor, rng: numpy.random.Generator) -> None:
-        self._kernel = process.covar_module
-        self._shift = process.mean_module.constant.detach()
-        rows, targets = process.train_inputs[0], process.train_targets - self._shift
-        noise = process.likelihood.noise.detach().expand(len(rows))
-        with torch.no_grad():
-            root = psd_safe_cholesky(self._between(rows, rows) + torch.diag(noise))
-            weights = torch.linalg.solve_triangular(root, self._between(rows, points), upper=False)
-            solved = torch.linalg.solve_triangular(root, targets[:, None], upper=False)
-            covariance = self._between(points, points) - weights.T @ weights
-            extra = psd_safe_cholesky(_symmetric(covariance) + NOISELESS * torch.eye(len(points)))
-            # the same for observations and points together: [[root, 0], [weights', extra]]
-            self._root = torch.cat([torch.cat([root, torch.zeros_like(weights)], 1), torch.cat([weights.T, extra], 1)], 0)
-            normal = torch.as_tensor(rng.standard_normal((len(points), DRAWS)))
-            self.draws = self._shift + weights.T @ solved + extra @ normal  # [points, draws]
-            self._solved = torch.cat([solved.expand(-1, DRAWS), normal], 0)
-        self._rows = torch.cat([rows, points], 0)
-        self._observed = len(rows)
+    def __init__(self, process: Process, points: Floats, normal: Floats) -> None:
+        self._process = process
+        weights = _forward(process.root, process.between(process.rows, points))
+        solved = _forward(process.root, process.targets[:, None])
+        covariance = process.between(points, points) - weights.T @ weights
+        extra = safe_root((covariance + covariance.T) / 2 + NOISELESS * numpy.eye(len(points)))
+        self.draws: Floats = weights.T @ solved + extra @ normal  # [points, draws]
+        # the root of observations and points together is [[root, 0], [weights', extra]]
+        count = len(process.rows)
+        self._root = numpy.zeros((count + len(points),) * 2, order="F")
+        self._root[:count, :count], self._root[count:, :count], self._root[count:, count:] = process.root, weights.T, extra
+        self._rows = numpy.concatenate([process.rows, points])
+        together = numpy.concatenate([numpy.repeat(solved, normal.shape[1], axis=1), normal])
+        self._weights = _backward(self._root, together)  # of the covariances with a place in what is expected there
+        self._alone = _backward(process.root, solved)[:, 0]
 
-    def _between(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self._kernel(one, other).to_dense()
+    def at(self, rows: Floats) -> tuple[Floats, Floats]:
+        """Means for each draw, shape [rows, draws], and variances, shape [rows]."""
+        between = self._process.between(self._rows, rows)
+        half = _forward(self._root, between)
+        return between.T @ self._weights, numpy.maximum(self._process.scale - (half**2).sum(axis=0), LEAST_SPREAD)
+
+    def slopes(self, row: Floats) -> tuple[Floats, float, Floats, Floats]:
+        """Means for each draw and the variance at one row, and a matrix [rows, dimensions] whose product with weights is the
+        slope of the mean, and the slope of the variance.
+        """
+        between, slopes = self._process.slopes(row, self._rows)
+        half = _forward(self._root, between[:, None])
+        variance = self._process.scale - float((half**2).sum())
+        falls = -2 * _backward(self._root, half)[:, 0] @ slopes
+        if variance < LEAST_SPREAD:
+            variance, falls = LEAST_SPREAD, numpy.zeros_like(falls)
+        return between @ self._weights, variance, slopes, falls
+
+    def mean_slope(self, slopes: Floats, weights: Floats) -> Floats:
+        """The slope of a weighted sum of the means of draws."""
+        found: Floats = (self._weights @ weights) @ slopes
         return found
 
-    def at(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Means for each draw, shape [rows, draws], and standard deviations, shape [rows]."""
-        weights = torch.linalg.solve_triangular(self._root, self._between(self._rows, rows), upper=False)
-        return self._shift + weights.T @ self._solved, self._spread(rows, weights)
-
-    def without_draws(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def without_draws(self, rows: Floats) -> tuple[Floats, Floats]:
         """Means and standard deviations given the observations alone, both of shape [rows]."""
-        count = self._observed
-        root, known = self._root[:count, :count], self._rows[:count]
-        weights = torch.linalg.solve_triangular(root, self._between(known, rows), upper=False)
-        return self._shift + weights.T @ self._solved[:count, 0], self._spread(rows, weights)
+        between = self._process.between(self._process.rows, rows)
+        half = _forward(self._process.root, between)
+        spread = numpy.maximum(self._process.scale - (half**2).sum(axis=0), LEAST_SPREAD)
+        return between.T @ self._alone, numpy.sqrt(spread)
 
-    def _spread(self, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        prior = self._kernel(rows, diag=True)
-        found: torch.Tensor = (prior - (weights**2).sum(dim=0)).clamp_min(1e-12).sqrt()
+    def without_draws_slopes(self, row: Floats) -> tuple[float, float, Floats, Floats]:
+        """The same at one row, and their slopes."""
+        between, slopes = self._process.slopes(row, self._process.rows)
+        half = _forward(self._process.root, between[:, None])
+        spread = math.sqrt(max(self._process.scale - float((half**2).sum()), LEAST_SPREAD))
+        falls = -_backward(self._process.root, half)[:, 0] @ slopes / spread
+        return float(between @ self._alone), spread, self._alone @ slopes, falls
+
+
+def _forward(root: Floats, right: Floats) -> Floats:
+    if right.shape[1] <= BLOCK:
+        found: Floats = lapack.dtrtrs(root, right, lower=1)[0]
         return found
+    starts = range(0, right.shape[1], BLOCK)
+    return numpy.concatenate([lapack.dtrtrs(root, right[:, at : at + BLOCK], lower=1)[0] for at in starts], axis=1)
+
+
+def _backward(root: Floats, right: Floats) -> Floats:
+    found: Floats = lapack.dtrtrs(root, right, lower=1, trans=1)[0]
+    return found
 
 
 class NoisyImprovement:
     """The logarithm of the expected improvement on what trials really come to, given that requirements are met.
 
     Args:
-        processes: Of the objective, the smaller the better; of each requirement, met below 0. Each standardised.
-        thresholds: What 0 is of each requirement's standardised process.
+        objective: Processes, and the factors by which their sum, which the smaller the better, has each.
+        requirements: Processes, and what each has to be at most.
         points: The trials, shape [trials, dimensions]: those that ended and those that run.
         rng: Decides the draws.
+        sure: Look for what is expected to be the best instead, so less the mean counts.
     """
 
     def __init__(
-        self, processes: Sequence[Any], thresholds: Sequence[float], points: torch.Tensor, rng: numpy.random.Generator
+        self,
+        objective: Sequence[tuple[float, Process]],
+        requirements: Sequence[tuple[float, Process]],
+        points: Floats,
+        rng: numpy.random.Generator,
+        *,
+        sure: bool = False,
     ) -> None:
-        posteriors = [Posterior(process, points, rng) for process in processes]
-        self._objective, self._requirements = posteriors[0], list(zip(posteriors[1:], thresholds, strict=True))
-        draws = self._objective.draws
-        met = torch.ones_like(draws, dtype=torch.bool)
-        for posterior, threshold in self._requirements:
-            met &= posterior.draws <= threshold
-        worst = draws.max(dim=0).values  # where nothing meets them, whatever does is an improvement
-        self._best = torch.where(met.any(dim=0), torch.where(met, draws, torch.inf).min(dim=0).values, worst)
+        self._sure = sure
+        shape = (len(points), DRAWS)
+        self._parts = [(factor, Posterior(process, points, rng.standard_normal(shape))) for factor, process in objective]
+        self._requirements = [(most, Posterior(process, points, rng.standard_normal(shape))) for most, process in requirements]
+        draws = sum((factor * part.draws for factor, part in self._parts), numpy.zeros(shape))
+        met = numpy.ones(shape, bool)
+        for most, part in self._requirements:
+            met &= part.draws <= most
+        worst = draws.max(axis=0)  # where nothing meets them, whatever does is an improvement
+        self._best = numpy.where(met.any(axis=0), numpy.where(met, draws, numpy.inf).min(axis=0), worst)
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+    def __call__(self, rows: Floats) -> Floats:
         """At rows of shape [rows, dimensions]; returns shape [rows]."""
-        means, spread = self._objective.at(rows)
-        gains = log_improvement((self._best - means) / spread[:, None])
-        found = torch.logsumexp(gains, dim=1) - math.log(DRAWS) + spread.log()
-        for posterior, threshold in self._requirements:
-            mean, deviation = posterior.without_draws(rows)
-            found = found + torch.special.log_ndtr((threshold - mean) / deviation)
+        found = self._expected(rows) if self._sure else self._improvement(rows)
+        for most, part in self._requirements:
+            mean, deviation = part.without_draws(rows)
+            found = found + log_ndtr((most - mean) / deviation)
         return found
 
+    def slope(self, row: Floats) -> tuple[float, Floats]:
+        """At one row, and the slope there, shape [dimensions]."""
+        found, slope = self._expected_slope(row) if self._sure else self._improvement_slope(row)
+        for most, part in self._requirements:
+            mean, deviation, rise, wider = part.without_draws_slopes(row)
+            u = (most - mean) / deviation
+            log = float(log_ndtr(u))
+            found += log
+            slope += math.exp(-(u**2) / 2 - math.log(2 * math.pi) / 2 - log) * (-rise - u * wider) / deviation
+        return found, slope
 
-def log_improvement(z: torch.Tensor) -> torch.Tensor:
+    def _expected(self, rows: Floats) -> Floats:
+        return -sum((factor * part.without_draws(rows)[0] for factor, part in self._parts), numpy.zeros(len(rows)))
+
+    def _expected_slope(self, row: Floats) -> tuple[float, Floats]:
+        found, slope = 0.0, numpy.zeros(len(row))
+        for factor, part in self._parts:
+            mean, _, rise, _ = part.without_draws_slopes(row)
+            found -= factor * mean
+            slope -= factor * rise
+        return found, slope
+
+    def _improvement(self, rows: Floats) -> Floats:
+        means, variances = numpy.zeros((len(rows), DRAWS)), numpy.zeros(len(rows))
+        for factor, part in self._parts:
+            mean, variance = part.at(rows)
+            means += factor * mean
+            variances += factor**2 * variance
+        spread = numpy.sqrt(variances)
+        found: Floats = _log_mean(log_improvement((self._best - means) / spread[:, None])) + numpy.log(spread)
+        return found
+
+    def _improvement_slope(self, row: Floats) -> tuple[float, Floats]:
+        means, variance, fall, slopes = numpy.zeros(DRAWS), 0.0, numpy.zeros(len(row)), []
+        for factor, part in self._parts:
+            mean, own, of_mean, of_variance = part.slopes(row)
+            means += factor * mean
+            variance += factor**2 * own
+            fall += factor**2 * of_variance
+            slopes.append(of_mean)
+        spread = math.sqrt(variance)
+        fall = fall / (2 * spread)
+        z = (self._best - means) / spread
+        gain = float(_log_mean(log_improvement(z)))
+        # the slope of log(phi(z) + z Phi(z)) is Phi(z) over it
+        weights = numpy.exp(log_ndtr(z) - gain) / DRAWS
+        slope = (1 - weights @ z) * fall / spread
+        for (factor, part), of_mean in zip(self._parts, slopes, strict=True):
+            slope -= factor / spread * part.mean_slope(of_mean, weights)
+        return gain + math.log(spread), slope
+
+
+def _log_mean(logs: Floats) -> Floats:
+    """The logarithm of the mean of what is given in logarithms, over the last axis."""
+    most = logs.max(axis=-1)
+    found: Floats = numpy.log(numpy.exp(logs - most[..., None]).mean(axis=-1)) + most
+    return found
+
+
+def log_improvement(z: Floats) -> Floats:
     """log(phi(z) + z Phi(z)), elementwise, without loss of digits for z far below 0."""
     near = z > -1.0
-    upper = torch.where(near, z, torch.zeros_like(z))
-    straight = (torch.exp(-(upper**2) / 2) / math.sqrt(2 * math.pi) + upper * torch.special.ndtr(upper)).log()
-    far = torch.where(near, torch.full_like(z, -2.0), z).clamp_min(-1e100)
-    middle = far.clamp_min(-1e3)
-    tail = torch.log1p(middle * math.sqrt(math.pi / 2) * torch.special.erfcx(-middle / math.sqrt(2)))
-    tail = torch.where(far < -1e3, -2 * (-far).log(), tail)  # its limit: 1 / z^2
-    return torch.where(near, straight, tail - far**2 / 2 - math.log(2 * math.pi) / 2)
-
-
-def _symmetric(matrix: torch.Tensor) -> torch.Tensor:
-    return (matrix + matrix.T) / 2
+    upper = numpy.where(near, z, 0.0)
+    straight = numpy.log(numpy.exp(-(upper**2) / 2) / math.sqrt(2 * math.pi) + upper * ndtr(upper))
+    far = numpy.maximum(numpy.where(near, -2.0, z), -1e100)
+    middle = numpy.maximum(far, -1e3)
+    tail = numpy.log1p(middle * math.sqrt(math.pi / 2) * erfcx(-middle / math.sqrt(2)))
+    tail = numpy.where(far < -1e3, -2 * numpy.log(-far), tail)  # its limit: 1 / z^2
+    found: Floats = numpy.where(near, straight, tail - far**2 / 2 - math.log(2 * math.pi) / 2)
+    return found

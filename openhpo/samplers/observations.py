@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy
 
-from openhpo.hyperparameters import Config
 from openhpo.samplers.coordinates import Coordinates
 from openhpo.stages import AT_REST, State, TrialRecord
 
@@ -17,80 +16,66 @@ if TYPE_CHECKING:
 
     Floats = NDArray[numpy.float64]
 
-MOST_ROWS = 500  # that a model is fitted to
 LEVELS = 6  # different numbers of steps that are told apart
-LEAST_AT_LEVEL = 4  # trials that have to have come to a number of steps for it to be the one that counts
 TAME = 2.0  # times as far above the median as the best is below it: beyond that losses are drawn in
 
 
 class Observations(NamedTuple):
-    """What is known of the trials at rest.
+    """What is known of the trials.
 
     Attributes:
-        rows: Coordinates of the configurations and, where trials were trained for different numbers of steps, the step, in
-            logarithms from 0 to 1, of each observation.
-        losses: Of each, as a model is to see them; NaN where there is none.
+        rows: Coordinates of the configurations of those that have reported, or failed, one each.
+        losses: [level, trial] after each number of steps that is told apart, as a model is to see them; NaN where none.
         variances: Of these, where they are means of replicates; empty otherwise.
-        margins: [observation, requirement] how far it is from being met.
-        ended: Rows of the configurations at the step that counts.
-        pending: Those of the trials that run.
+        margins: [trial, requirement] how far it is from being met.
+        pending: Coordinates of the trials that run.
     """
 
     rows: Floats
     losses: Floats
     variances: Floats
     margins: Floats
-    ended: Floats
     pending: Floats
 
 
 def observed(history: Sequence[TrialRecord], coordinates: Coordinates) -> Observations | None:
     """What is known; None while no trial has come to rest without failing.
 
-    A trial that is done, at its goal or because its training returned, counts as having come to every number of steps. One
-    that failed counts as the worst of the others.
+    A trial that is done, at its goal or because its training
+    returned, counts as having come to every number of steps. One that failed counts as the worst of the others.
     """
     at_rest = [trial for trial in history if trial.state in AT_REST]
     levels = levels_of(at_rest)
     if not levels:
         return None
-    several, top = len(levels) > 1, math.log(levels[-1]) or 1.0
-    enough = [level for level in levels if sum(reached(trial, level) for trial in at_rest) >= LEAST_AT_LEVEL]
-    target = enough[-1] if enough else levels[0]
-
-    def place(config: Config, step: int) -> list[float]:
-        row = coordinates.row(config)
-        return [*row, math.log(step) / top] if several else row
-
+    running = [trial for trial in history if trial.state not in AT_REST]
+    known = at_rest + [trial for trial in running if trial.step >= levels[0]]  # that go on from where they paused
+    lost = numpy.array([trial.state is State.FAILED or not trial.losses for trial in known])
+    found = numpy.full((2, len(levels), len(known)), math.nan)
+    for place, trial in enumerate(known):
+        for row, level in enumerate(levels):
+            if not lost[place] and reached(trial, level):
+                found[:, row, place] = best_until(trial, level)
+    losses, errors = found
+    losses[~numpy.isfinite(losses)] = math.nan
+    variances = errors**2
+    for row, of_level in enumerate(losses):
+        if numpy.isfinite(of_level).any():
+            of_level[lost] = numpy.nanmax(of_level)
+        losses[row], slopes = tamed(of_level)
+        variances[row] *= slopes**2
     width = max(len(trial.score.margins) for trial in at_rest)
     absent = [math.nan] * width
-    rows, losses, errors, margins, failed = [], [], [], [], []
-    for trial in at_rest:
-        lost = trial.state is State.FAILED or not trial.losses
-        for level in [target] if lost else [level for level in levels if reached(trial, level)]:
-            loss, error = (math.nan, math.nan) if lost else best_until(trial, level)
-            last = not lost and level == max(each for each in levels if reached(trial, each))
-            rows.append(place(trial.config, level))
-            losses.append(loss)
-            errors.append(error)
-            margins.append(list(trial.score.margins) if last and trial.score.margins else absent)
-            failed.append(lost)
-    known = numpy.array(losses, float)
-    known[~numpy.isfinite(known)] = math.nan
-    if numpy.isfinite(known).any():
-        known[failed] = numpy.nanmax(known)
-    known, slopes = tamed(known)
-    variances = numpy.array(errors, float) ** 2 * slopes**2
-    kept = chosen(known, MOST_ROWS)
-    table = numpy.array(rows, float)
-    running = [place(trial.config, target) for trial in history if trial.state not in AT_REST]
+    told = zip(known, lost, strict=True)
+    margins = [list(trial.score.margins) if trial.score.margins and not gone else absent for trial, gone in told]
     return Observations(
-        table[kept],
-        known[kept],
-        variances[kept] if numpy.isfinite(variances).any() else numpy.empty(0),
-        numpy.array(margins, float).reshape(len(rows), width)[kept],
-        numpy.array([place(trial.config, target) for trial in at_rest], float),
-        numpy.array(running, float).reshape(-1, table.shape[1]),
+        numpy.array([coordinates.row(trial.config) for trial in known], float),
+        losses,
+        variances if numpy.isfinite(variances).any() else numpy.empty((len(levels), 0)),
+        numpy.array(margins, float).reshape(len(known), width),
+        numpy.array([coordinates.row(trial.config) for trial in running], float).reshape(
+            len(running), len(coordinates.choices)
+        ),
     )
 
 

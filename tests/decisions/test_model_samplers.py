@@ -207,30 +207,145 @@ def test_the_noise_of_replicates_is_taken_as_measured():
     for record in history:
         record.errors.append(0.2)
     suggest(12, history, rng)
-    process = suggest._fitted[1][0][0]
-    scale = float(process.outcome_transform.stdvs)
-    assert numpy.sqrt(process.likelihood.noise.detach().numpy()) * scale == pytest.approx(0.2, rel=0.3)
+    ladder, _ = suggest._fitted[1]
+    (_, process), *others = ladder.parts
+    assert not others
+    assert numpy.sqrt(process.noise) * process.spread == pytest.approx(0.2, rel=0.3)
 
 
-@botorch
 def test_the_logarithm_of_the_improvement_is_right_far_into_the_tail():
-    import torch
     from scipy.integrate import quad
 
     from openhpo.samplers.improvement import log_improvement
 
-    places = torch.tensor([3.0, 0.0, -0.5, -1.5, -8.0], dtype=torch.float64)
+    places = numpy.array([3.0, 0.0, -0.5, -1.5, -8.0])
     exact = [
         math.log(quad(lambda u, z=z: (z - u) * math.exp(-(u**2) / 2) / math.sqrt(2 * math.pi), z - 30, z, epsabs=0)[0])
         for z in places.tolist()
     ]
     assert log_improvement(places).tolist() == pytest.approx(exact, rel=1e-6)
-    far = log_improvement(torch.tensor([-2e3, -1e5], dtype=torch.float64)).tolist()
+    far = log_improvement(numpy.array([-2e3, -1e5])).tolist()
     assert far == pytest.approx([-z * z / 2 - 2 * math.log(z) - math.log(2 * math.pi) / 2 for z in (2e3, 1e5)])
-    slope = torch.tensor([-50.0, -0.9, 2.0], dtype=torch.float64, requires_grad=True)
-    log_improvement(slope).sum().backward()
-    assert torch.isfinite(slope.grad).all()
-    assert (slope.grad > 0).all()
+
+
+def wavy(rng, count, width=3):
+    rows = rng.random((count, width))
+    return rows, (rows**2).sum(axis=1) + numpy.sin(5 * rows[:, 0])
+
+
+@botorch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("errors", [None, 0.05])
+def test_what_a_process_says_is_what_botorchs_model_of_the_same_kernel_says(errors):
+    import torch
+
+    from openhpo.samplers.processes import _model, fitted
+
+    rows, values = wavy(numpy.random.default_rng(0), 40)
+    found = fitted(rows, values, numpy.empty(0) if errors is None else numpy.full(40, errors**2))
+    model = _model(rows, found.targets, None if errors is None else found.noise)
+    kernel = model.covar_module
+    kernel.base_kernel.lengthscale, kernel.outputscale = torch.as_tensor(found.lengths), found.scale
+    if errors is None:
+        model.likelihood.noise = float(found.noise[0])
+    places = numpy.random.default_rng(1).random((5, 3))
+    posterior = model.eval().posterior(torch.as_tensor(places))
+    assert found.means(places) == pytest.approx(posterior.mean.detach().numpy()[:, 0], abs=1e-4)
+    draws = numpy.array([found.drawn(places, numpy.random.default_rng(seed)) for seed in range(4000)])
+    assert draws.std(axis=0) == pytest.approx(posterior.variance.sqrt().detach().numpy()[:, 0], rel=0.1, abs=2e-3)
+
+
+@botorch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_noise_and_what_is_not_is_found():
+    from openhpo.samplers.processes import fitted
+
+    rng = numpy.random.default_rng(1)
+    rows, values = wavy(rng, 60)
+    clean = fitted(rows, values, numpy.empty(0))
+    noisy = fitted(rows, values + 0.3 * rng.standard_normal(60), numpy.empty(0))
+    assert clean.noise[0] * clean.spread**2 < 1e-3
+    assert noisy.noise[0] * noisy.spread**2 == pytest.approx(0.09, rel=0.5)
+    assert clean.lengths[0] < clean.lengths[1]  # what waves has the shorter length
+
+
+@botorch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("sure", [False, True])
+def test_the_slopes_of_what_is_climbed_are_right(sure):
+    from scipy.optimize import approx_fprime
+
+    from openhpo.samplers.improvement import NoisyImprovement
+    from openhpo.samplers.processes import fitted
+
+    rng = numpy.random.default_rng(0)
+    rows, values = wavy(rng, 30)
+    one, other, requirement = (fitted(rows, each, numpy.empty(0)) for each in (values, values**2, rows[:, 0]))
+    found = NoisyImprovement([(1.0, one), (0.3, other)], [(0.1, requirement)], rows[:10], rng, sure=sure)
+    for place in ([0.3, 0.2, 0.8], [0.31, 0.29, 0.32]):
+        value, slope = found.slope(numpy.array(place))
+        assert value == pytest.approx(found(numpy.array([place]))[0])
+        assert slope == pytest.approx(approx_fprime(numpy.array(place), lambda x: found(x[None])[0], 1e-7), rel=1e-3, abs=1e-3)
+
+
+def levels(tie, count=60):
+    """Losses after few steps and after many; the latter are known of the first third, which is drawn at random."""
+    rng = numpy.random.default_rng(0)
+    rows, late = wavy(rng, count, 2)
+    early = tie * late + 0.05 * rng.standard_normal(count)
+    known = late.copy()
+    known[count // 3 :] = math.nan
+    return rows, numpy.stack([early, known]), late
+
+
+@botorch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("tie", [1.0, -1.0])
+def test_early_losses_tell_of_late_ones_also_where_they_say_the_contrary(tie):
+    from openhpo.samplers.ladder import climbed
+
+    rows, losses, late = levels(tie)
+    found = climbed(rows, losses, numpy.empty((2, 0)))
+    unknown = numpy.isnan(losses[1])
+    assert numpy.corrcoef(found.means(rows)[unknown], late[unknown])[0, 1] > 0.9
+
+
+@botorch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_where_nearly_nobody_came_to_a_level_it_is_nearly_unknown_there():
+    from openhpo.samplers.ladder import climbed
+
+    rows, losses, _ = levels(1.0)
+    losses[1, 3:] = math.nan
+    found = climbed(rows, losses, numpy.empty((2, 0)))
+    places = numpy.random.default_rng(1).random((40, 2))
+    draws = numpy.array(
+        [
+            sum(factor * process.drawn(places, numpy.random.default_rng(number)) for factor, process in found.parts)
+            for number in range(20)
+        ]
+    )
+    assert len(set(draws.argmin(axis=1).tolist())) > 8
+
+
+def test_whoever_would_not_be_trained_further_is_known_by_the_first_loss():
+    from openhpo.samplers.ladder import climbed
+
+    rows, losses, _ = levels(1.0)
+    ((most, process),) = climbed(rows, losses, numpy.empty((2, 0))).hurdles
+    assert (losses[0] <= most * process.spread + process.mean).sum() == pytest.approx(20, abs=1)
+
+
+@botorch
+def test_a_curve_that_goes_on_is_known_as_far_as_it_came():
+    from openhpo.samplers.coordinates import Coordinates
+    from openhpo.samplers.observations import observed
+
+    history = records([(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)], [3.0, 2.0, 1.0], State.PAUSED)
+    history[2].state = State.RUNNING  # promoted
+    data = observed(history, Coordinates(PLANE))
+    assert len(data.rows) == 3
+    assert data.pending.tolist() == [[0.5, 0.6]]
 
 
 def test_without_botorch_the_extra_is_named(monkeypatch):
