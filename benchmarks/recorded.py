@@ -164,7 +164,13 @@ def ours(engine: Callable[[int], Any], sampler: Callable[[], Any], task: Task, s
     """A study with trainers that take turns, an epoch each."""
     made = engine(task.epochs)
     study = hpo.Study(
-        task.space, hpo.Minimize("loss"), engine=made, sampler=OfRecorded(sampler(), task), trials=PLENTY, seed=seed
+        task.space,
+        hpo.Minimize("loss"),
+        engine=made,
+        sampler=OfRecorded(sampler(), task),
+        trials=PLENTY,
+        seed=seed,
+        merge=False,  # once all configurations were trained, what is trained again costs what it costs the others
     )
     order, busy = count(), list[tuple[int, int, int, Any, int]]()
     idle, now = list(range(workers)), 0
