@@ -7,13 +7,16 @@ import sys
 import zlib
 from pathlib import Path
 
+import numpy
 import torch
 from digits_mlp import load, objective
 from mpi4py import MPI
 
 import openhpo as hpo
+from openhpo.training.memory import measured
 
 BATCH = 32
+HEAVY = 200_000_000  # bytes
 FIXED = hpo.Space({"lr": hpo.Float((0.05, 0.5), log=True), "batch": BATCH, "trouble": ""})
 
 
@@ -62,6 +65,15 @@ def plain(trial):
         yield {"val_accuracy": total * trial["lr"], "total": total, "size": trial.size}
 
 
+def heavy(trial):
+    """In its second step one of three ranks takes some memory, and then lets it go."""
+    while True:
+        if trial.step == 2 and trial.member == trial["heavy"]:
+            numpy.ones(HEAVY // 8)
+        trial.average(0.0)  # as training does: nobody is far ahead of the others
+        yield {"val_accuracy": trial["lr"], "own": measured("cpu")[0], "size": trial.size}
+
+
 def returning(trial):
     """It ends by itself after two steps."""
     for _ in range(2):
@@ -96,6 +108,12 @@ CASES = {  # training, space, engine, options
         {"trials": 8, "prior": TURNS, "ranks_per_trial": lambda values: values["size"]},
     ),
     "comm": (plain, FIXED, hpo.Full(3), {"trials": 4, "ranks_per_trial": 2}),
+    "heavy": (
+        heavy,
+        hpo.Space({"lr": hpo.Float((0.05, 0.5)), "heavy": hpo.Categorical([0, 1, 2])}),
+        hpo.SuccessiveHalving(3, 2, 2),
+        {"trials": 3, "prior": [{"lr": 0.1, "heavy": member} for member in range(3)], "ranks_per_trial": 3},
+    ),
     "returning": (returning, FIXED, hpo.Full(5), {"trials": 4, "ranks_per_trial": 2}),
     **{
         f"{kind} {member}": (train, troubled(f"{kind} {member}"), hpo.Full(3), {"trials": 6, "ranks_per_trial": 2, **more})

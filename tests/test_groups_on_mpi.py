@@ -1,6 +1,7 @@
 """Trials that several ranks train together, on real MPI."""
 
 import functools
+import json
 import sys
 
 import numpy
@@ -8,18 +9,26 @@ import pytest
 
 import openhpo as hpo
 from openhpo.report.numbers import Numbers
+from openhpo.storage import schema
 
 from .conftest import ROOT, mpis
 
+HEAVY = 200_000_000  # bytes that one rank of the case of this name takes
 SCRIPT = str(ROOT / "tests/groups_on_mpi.py")
 
 
 # what one launch may train for all tests that look at it, by the number of ranks
 SHARED = {
     5: ["pairs", "pairs again", "doubled batch", "five", "some", "comm", "returning", "halving", "doubling", "growing"],
-    3: ["raise 0", "raise 1", "memory 0", "memory 1", "turns"],
+    3: ["raise 0", "raise 1", "memory 0", "memory 1", "turns", "heavy"],
     2: ["halving", "doubling", "median", "pbt", "growing"],
 }
+
+
+def profiles(result):
+    """What the study file says of the stages that came to their end, in order."""
+    ended = result.tables.events[result.tables.events["kind"] == schema.STAGE_ENDED.encode()]
+    return [json.loads(result.tables.text(int(row["text_at"]), int(row["text_size"]))) for row in ended]
 
 
 @pytest.fixture(scope="module", params=mpis(), ids=lambda mpi: mpi.name)
@@ -79,6 +88,19 @@ def test_groups_that_take_turns_on_the_same_ranks_are_each_formed_anew(ran):
     assert not turns.failures
     assert turns.curves("size")[:, 0].tolist() == [2, 3] * 4
     assert (turns.curves("alike") == 1).all()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks of the host's memory are Linux's")
+def test_the_peak_of_a_stage_is_that_of_the_rank_which_took_most(ran):
+    heavy = ran(3)["heavy"]
+    assert (heavy.curves("size")[:, :2] == 3).all()
+    first = [profile for profile in profiles(heavy) if profile["steps"] == 2]
+    leaders = heavy.curves("own")[:, :2].max(axis=1)
+    assert len(first) == len(leaders) == 3
+    for profile, own, config in zip(first, leaders, heavy.configs, strict=True):
+        assert profile["peak"] > own - HEAVY / 10  # Linux counts what is resident by the batch
+        if config["heavy"] != 0:
+            assert profile["peak"] > own + HEAVY / 2
 
 
 @pytest.mark.parametrize("ranks", [2, 5])
