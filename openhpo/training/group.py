@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from openhpo.errors import UserError
 from openhpo.libraries import loaded
+from openhpo.training.network import face_others
 
 if TYPE_CHECKING:
     from openhpo.training.devices import Device
@@ -88,11 +89,15 @@ class Group:
         """Where the members meet, on the leader; it lasts as long as the leader holds it."""
         limit = timedelta(seconds=PATIENCE)
         if self.member == 0:
+            host = _own_address()
             store = dist.TCPStore("0.0.0.0", 0, None, True, limit, wait_for_workers=False)
-            self.exchange(f"{_own_address()}:{store.port}")
-            return store
-        host, _, port = self.exchange(None).rpartition(":")
-        return dist.TCPStore(host, int(port), None, False, limit, wait_for_workers=False)
+            self.exchange(f"{host}:{store.port}")
+        else:
+            host, _, port = self.exchange(None).rpartition(":")
+            _check_known(host, self.ranks[0])
+            store = dist.TCPStore(host, int(port), None, False, limit, wait_for_workers=False)
+        face_others(store, self.member, len(self), host)
+        return store
 
     def _backend(self, store: Any, device: Device) -> str:
         """What moves the data: the accelerators' own library where each member has one to itself."""
@@ -133,6 +138,17 @@ class Group:
 def _own_address() -> str:
     """The name under which the other members reach this host; OPENHPO_ADDRESS where that is another one than its own."""
     return os.environ.get("OPENHPO_ADDRESS") or socket.gethostname()
+
+
+def _check_known(host: str, leader: int) -> None:
+    """Raise UserError where a host has no such name for another one; torch would look for it for half an hour."""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise UserError(
+            f"{socket.gethostname()} cannot find {host!r}, where rank {leader} leads a trial on several ranks ({error}): set "
+            "OPENHPO_ADDRESS on that host to a name or an address by which the others reach it"
+        ) from None
 
 
 def is_of_group(error: BaseException) -> bool:
