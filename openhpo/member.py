@@ -126,7 +126,10 @@ class Member(Actor):
     def _part_with_group(self) -> None:
         """This rank has another group from now on: the leader of the last one must not take that for usable."""
         group = self._group
-        if group is not None and group.member != 0 and not group.broken:
+        if group is None:
+            return
+        group.free_comm()
+        if group.member != 0 and not group.broken:
             self.send(Address(group.ranks[0], TRAINER), Broken(group.number))
 
     def _tell(self, text: str | None) -> str:

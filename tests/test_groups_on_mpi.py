@@ -19,8 +19,8 @@ SCRIPT = str(ROOT / "tests/groups_on_mpi.py")
 
 # what one launch may train for all tests that look at it, by the number of ranks
 SHARED = {
-    5: ["pairs", "pairs again", "doubled batch", "five", "some", "comm", "returning", "halving", "doubling", "growing"],
-    3: ["raise 0", "raise 1", "memory 0", "memory 1", "turns", "heavy"],
+    5: ["pairs", "pairs again", "doubled batch", "five", "some", "returning", "halving", "doubling", "growing"],
+    3: ["raise 0", "raise 1", "memory 0", "memory 1", "turns", "heavy", "comm", "comm of two", "comm of three", "comm raises"],
     2: ["halving", "doubling", "median", "pbt", "growing"],
 }
 
@@ -72,14 +72,39 @@ def test_pairs_of_ranks_train_the_same_bits_each_time_and_what_one_rank_does_wit
 
 
 def test_all_ranks_train_one_trial_and_others_have_as_many_as_they_ask_for(ran):
-    five, some, comm, returning = (ran(5)[name] for name in ("five", "some", "comm", "returning"))
+    five, some, returning = (ran(5)[name] for name in ("five", "some", "returning"))
     assert (five.curves("size") == 5).all()
     assert {tuple(sorted(ranks)) for ranks in five.groups.values()} == {(0, 1, 2, 3, 4)}
     wanted = [2 if config["lr"] > 0.25 else 1 for config in some.configs]
     assert set(wanted) == {1, 2}
     assert some.curves("size")[:, 0].tolist() == wanted
-    assert (comm.curves("total") == 3).all()
     assert returning.curves("size").shape == (4, 2)
+
+
+def test_training_over_the_groups_communicator_does_what_one_rank_does(ran):
+    alone, two, three = (ran(3)[name] for name in ("comm", "comm of two", "comm of three"))
+    for result, size in ((alone, 1), (two, 2), (three, 3)):
+        assert not result.failures
+        assert (result.curves("size") == size).all()
+        assert (result.curves("total") == size * (size + 1) / 2).all()
+        assert (result.curves("right") == 1).all()
+        assert numpy.allclose(result.curves("val_accuracy"), alone.curves("val_accuracy"), rtol=1e-9)
+    assert alone.curves("val_accuracy")[0, -1] > alone.curves("val_accuracy")[0, 0]
+
+
+def test_a_member_that_raises_wakes_those_that_wait_in_an_operation_of_the_communicator(ran):
+    result = ran(3)["comm raises"]
+    assert result.finished
+    troubled = [config["member"] >= 0 for config in result.configs]
+    assert [state.value == "failed" for state in result.states] == troubled
+    assert len(result.failures) == sum(troubled)
+    for failure in result.failures:
+        config = result.configs[failure["trial"]]
+        said = f"on purpose, on member {config['member']}, instead of {config['operation']}"
+        assert said in failure["traceback"].splitlines()[-1]
+    kinds = result.tables.events["kind"].tolist()
+    assert b"trainer_lost" not in kinds
+    assert kinds.count(b"trainer_ready") == 3
 
 
 def test_groups_that_take_turns_on_the_same_ranks_are_each_formed_anew(ran):
@@ -151,11 +176,11 @@ def test_what_runs_out_of_memory_is_trained_again_on_more_ranks(ran, member):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ULFM is tried on Linux")
-@pytest.mark.parametrize("member", [0, 1])
-def test_a_member_that_is_killed_ends_the_step_for_its_group_and_the_study_finishes(launch, member):
+@pytest.mark.parametrize("case", ["die 0", "die 1"])
+def test_a_member_that_is_killed_ends_the_step_for_its_group_and_the_study_finishes(launch, case):
     if launch.mpi != "openmpi":
         pytest.skip("only Open MPI survives deaths")
-    result = launch(5, f"die {member}", options=("--with-ft", "ulfm"))[f"die {member}"]
+    result = launch(5, case, options=("--with-ft", "ulfm"))[case]
     assert result.finished
     assert not result.failures
     assert all(state.value == "done" for state in result.states)

@@ -1,8 +1,8 @@
 """The ranks that train a trial together, as a training function uses them: collective operations among them alone.
 
 A group is formed by its members and nobody else: where torch is used, they meet at a store that the leader opens, and build a
-process group over NCCL, HCCL or Gloo; where MPI is asked for, by `MPI_Comm_create_group`. Both happen at first use, in the
-training threads, and last as long as the group stays the same.
+process group over NCCL, HCCL or Gloo; where MPI is asked for, by `MPI_Comm_create_group` (communicator.py). Both happen at
+first use, in the training threads, and last as long as the group stays the same.
 
 A member that leaves in the midst of something closes its connections, so that the others' operations raise instead of waiting.
 """
@@ -126,13 +126,22 @@ class Group:
 
     @property
     def comm(self) -> Any:
-        """An MPI communicator of these ranks, the leader's rank 0; every member has to ask for it."""
-        from mpi4py import MPI
+        """An MPI communicator of these ranks, the leader's rank 0; every member has to ask for it.
 
+        Raises:
+            LeftAlone: Another member fails meanwhile.
+        """
         if self._comm is None:
-            world = MPI.COMM_WORLD.Get_group()
-            self._comm = MPI.COMM_WORLD.Create_group(world.Incl(self.ranks), tag=self.number % 32768)
+            from openhpo.training.communicator import connect
+
+            self._comm = connect(self.ranks, self.member, self.number, lambda: self.broken)
         return self._comm
+
+    def free_comm(self) -> None:
+        """No training will use it any more. MPI has room for a few thousand; one with unfinished operations has to stay."""
+        if self._comm is not None and not self.broken:
+            self._comm.Free()
+        self._comm = None
 
 
 def _own_address() -> str:
@@ -153,7 +162,7 @@ def _check_known(host: str, leader: int) -> None:
 
 def is_of_group(error: BaseException) -> bool:
     """Whether an exception may come from another member's leaving: then that one's reason is the better one."""
-    if type(error).__module__.startswith("mpi4py"):
+    if type(error).__module__.startswith("mpi4py") or type(error).__name__ == "LeftAlone":
         return True
     name, text = type(error).__name__, str(error).lower()
     return name.startswith("Dist") or (isinstance(error, RuntimeError) and any(sign in text for sign in SIGNS))
