@@ -179,9 +179,17 @@ class Trial:
 
     @cached_property
     def device(self) -> Any:
-        """This rank's `torch.device`."""
-        import torch
+        """This rank's `torch.device`.
 
+        Raises:
+            UserError: torch is not installed.
+        """
+        try:
+            import torch
+        except ModuleNotFoundError:
+            raise UserError(
+                "trial.device is for training with torch, which is not installed: pip install 'openhpo[apps]'"
+            ) from None
         return torch.device(self._device.name)
 
     def track(self, **objects: Any) -> None:
