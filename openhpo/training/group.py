@@ -9,6 +9,7 @@ A member that leaves in the midst of something closes its connections, so that t
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -139,9 +140,13 @@ class Group:
 
     def free_comm(self) -> None:
         """No training will use it any more. MPI has room for a few thousand; one with unfinished operations has to stay."""
-        if self._comm is not None and not self.broken:
-            self._comm.Free()
-        self._comm = None
+        comm, self._comm = self._comm, None
+        if comm is None or self.broken:
+            return
+        from mpi4py import MPI
+
+        with contextlib.suppress(MPI.Exception):  # of a member that died while nothing was trained
+            comm.Free()
 
 
 def _own_address() -> str:
