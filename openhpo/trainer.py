@@ -61,7 +61,7 @@ from openhpo.stages import Stage, StateName
 from openhpo.store import StateStore
 from openhpo.training import Trial
 from openhpo.training.devices import Device
-from openhpo.training.group import is_of_group
+from openhpo.training.group import Group, is_of_group
 from openhpo.training.memory import describe, measured, out_of_memory, release_memory, start_measuring
 from openhpo.training.states import Snapshot
 from openhpo.training.trial import UNTRACKED, TrialStopped
@@ -184,6 +184,7 @@ class Trainer(Member):
     def on_peer_lost(self, message: PeerLost, sender: Address) -> None:
         if message.rank == COORDINATOR.rank:
             raise Deserted(f"rank {COORDINATOR.rank}, which coordinates, is gone; the same command continues the study")
+        Group.deaths = True
         self._stop_waiting_for(message.rank)
 
     @handles(Gone)

@@ -52,8 +52,14 @@ def trouble(trial, number):
         raise RuntimeError(f"on purpose, on member {trial.member}")
     if kind == "memory":
         raise MemoryError(f"on purpose, on member {trial.member}")
-    if kind == "die" and MPI.COMM_WORLD.rank:  # rank 0 coordinates
-        with contextlib.suppress(FileExistsError):
+    if kind == "die":
+        die()
+
+
+def die():
+    """Kill this process, once in a study; not rank 0, which coordinates."""
+    with contextlib.suppress(FileExistsError):
+        if MPI.COMM_WORLD.rank:
             Path(os.environ["MARKER"]).touch(exist_ok=False)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -65,7 +71,9 @@ def over_mpi(trial):
     trial.track(weights=weights)
     operation, member = (trial[name] for name in ("operation", "member"))
     while True:
-        if trial.step == (1 if operation == "forming" else 2) and trial.member == member:
+        if trial.step == 2 and trial.member == member and operation == "death":
+            die()
+        elif trial.step == (1 if operation == "forming" else 2) and trial.member == member:
             raise RuntimeError(f"on purpose, on member {member}, instead of {operation}")
         comm = trial.comm
         rows = trial.shard(trial.rng.permutation(60))
@@ -178,6 +186,12 @@ CASES = {  # training, space, engine, options
     "comm": (over_mpi, LINE, hpo.Full(30), {"trials": 1}),
     "comm of two": (over_mpi, LINE, hpo.Full(30), {"trials": 1, "ranks_per_trial": 2}),
     "comm of three": (over_mpi, LINE, hpo.Full(30), {"trials": 1, "ranks_per_trial": 3}),
+    "die over MPI": (
+        over_mpi,
+        hpo.Space({"lr": hpo.Float((0.5, 1.0)), "operation": "death", "member": 1}),
+        hpo.Full(3),
+        {"trials": 12, "ranks_per_trial": 2},
+    ),
     "comm raises": (
         over_mpi,
         TROUBLED_LINE,

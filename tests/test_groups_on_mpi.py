@@ -44,7 +44,7 @@ def launch(request, tmp_path_factory):
         assert done.returncode == 0, done.stderr[-3000:]
         return {case: hpo.load(folder / case) for case in cases}
 
-    start.mpi = request.param.name
+    start.mpi = request.param
     return start
 
 
@@ -178,10 +178,26 @@ def test_what_runs_out_of_memory_is_trained_again_on_more_ranks(ran, member):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ULFM is tried on Linux")
 @pytest.mark.parametrize("case", ["die 0", "die 1"])
 def test_a_member_that_is_killed_ends_the_step_for_its_group_and_the_study_finishes(launch, case):
-    if launch.mpi != "openmpi":
+    if launch.mpi.name != "openmpi":
         pytest.skip("only Open MPI survives deaths")
     result = launch(5, case, options=("--with-ft", "ulfm"))[case]
     assert result.finished
     assert not result.failures
     assert all(state.value == "done" for state in result.states)
     assert result.tables.events["kind"].tolist().count(b"trainer_lost") == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ULFM is tried on Linux")
+def test_where_a_rank_is_dead_and_mpi_makes_no_communicator_the_run_ends_and_the_same_command_continues_it(launch, tmp_path):
+    if launch.mpi.name != "openmpi":
+        pytest.skip("only Open MPI survives deaths")
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'apps'}", "MARKER": str(tmp_path / "marker")}
+    command = (SCRIPT, str(tmp_path), "die over MPI")
+    done = launch.mpi.run(5, *command, options=("--with-ft", "ulfm"), **environment)
+    assert done.returncode != 0
+    assert "MPI makes no new communicator for trial.comm; the same command continues the study" in done.stderr
+    done = launch.mpi.run(4, *command, **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = hpo.load(tmp_path / "die over MPI")
+    assert result.finished
+    assert not result.failures

@@ -15,8 +15,6 @@ from typing import Any
 import numpy
 from mpi4py import MPI
 
-from openhpo.errors import UserError
-
 SPIN = 2e-4  # seconds of asking without a pause
 SHORTEST, LONGEST = 2e-5, 1e-3  # seconds between two questions then: operations of several rounds go on only when asked for
 PART = 0.01  # of the time waited so far, which a pause may take
@@ -136,8 +134,8 @@ def _pickled(item: Any) -> bytes:
     return bytes(MPI.pickle.dumps(item))
 
 
-def connect(ranks: Sequence[int], member: int, number: int, broken: Callable[[], bool]) -> Communicator:
-    """Make a communicator of these ranks of the job; each of them has to call this.
+def connect(ranks: Sequence[int], member: int, number: int, broken: Callable[[], bool]) -> Communicator | None:
+    """Make a communicator of these ranks of the job, each of which has to call this; None where MPI makes none after a death.
 
     They wait for one another first, as nothing wakes those who are in MPI's own operation while one of them fails.
 
@@ -149,7 +147,6 @@ def connect(ranks: Sequence[int], member: int, number: int, broken: Callable[[],
 
     Raises:
         LeftAlone: The group is broken.
-        UserError: MPI makes none, as a rank of the job has died.
     """
     world, tag = MPI.COMM_WORLD, number % TAGS
     members = world.Get_group().Incl(ranks)
@@ -161,11 +158,7 @@ def connect(ranks: Sequence[int], member: int, number: int, broken: Callable[[],
             raise
         made = MPI.Intracomm()
     if not agree(ranks, member, tag, broken, well=bool(made)):
-        # Create_from_group, and intercommunicators merged one after the other, now and then hang in Open MPI then
-        raise UserError(
-            "a rank of this job has died, and since then MPI makes no new communicator for trial.comm; the same command "
-            "continues the study (trial.parallel and trial.average do without one)"
-        )
+        return None  # Create_from_group, and intercommunicators merged one by one, now and then hang in Open MPI then
     comm = Communicator(made)
     comm.broken = broken
     return comm

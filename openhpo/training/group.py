@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from openhpo.training.devices import Device
 
 BACKENDS = {"cuda": "nccl", "hpu": "hccl", "xpu": "xccl"}  # by kind of device; Gloo for all others
+NO_COMM = (
+    "a rank of this job has died, and since then MPI makes no new communicator for trial.comm; the same command continues the "
+    "study (trial.parallel and trial.average do without one)"
+)
 PATIENCE = 1800.0  # seconds that a member waits for another one in an operation
 SIGNS = ("gloo", "nccl", "hccl", "connection closed by peer", "connection reset by peer", "process group", "store")
 
@@ -40,12 +44,15 @@ class Group:
         ranks: The members' ranks in the job; the first one leads.
         member: The place of this rank among them.
         broken: Whether it cannot be used any more.
+        deaths: Of this class: whether MPI has told this process that a rank of the job has died.
 
     Args:
         number, ranks, member: As above.
         exchange: Hands the leader's text to all members: called with it on the leader, and with None on the others, whom it
             gives it once it is there.
     """
+
+    deaths = False
 
     def __init__(self, number: int, ranks: Sequence[int], member: int, exchange: Callable[[str | None], str]) -> None:
         self.number = number
@@ -131,11 +138,17 @@ class Group:
 
         Raises:
             LeftAlone: Another member fails meanwhile.
+            UserError: A rank of the job has died, and there is none yet.
         """
         if self._comm is None:
+            if Group.deaths:  # MPI would refuse, or hang
+                raise UserError(NO_COMM)
             from openhpo.training.communicator import connect
 
-            self._comm = connect(self.ranks, self.member, self.number, lambda: self.broken)
+            comm = connect(self.ranks, self.member, self.number, lambda: self.broken)
+            if comm is None:
+                raise UserError(NO_COMM)
+            self._comm = comm
         return self._comm
 
     def free_comm(self) -> None:
