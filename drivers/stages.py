@@ -9,10 +9,14 @@ The experiments of "Stage-based Hyper-parameter Optimization for Deep Learning" 
 4. Table 1(b), 64 batch-size schedules under ASHA, counted; and simulated on `--cluster` ranks with the memory of a network
    that is larger than one of them holds at the larger batches: a stage gets the ranks that a regression on the memory of
    earlier stages gives it, against trials that each have as many as the largest batch of all needs, from their start.
+5. The same trained: a small network on digits, `--growth` epochs for every 30 of theirs, on the ranks there are. A stage gets
+   the ranks that have room for its batch, and what trials share is trained once; against trials that each have all ranks that
+   the largest batch wants, from their start. `--batches` trains that alone.
 
 For example:
 
     python drivers/stages.py --ranks 2
+    python drivers/stages.py --ranks 4 --batches
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import heapq
 import itertools
 import math
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +47,7 @@ from openhpo.launch import run
 from openhpo.launcher import relaunch
 from openhpo.objective import Minimize
 from openhpo.palette import BLUE, ORANGE
+from openhpo.report.numbers import Numbers
 from openhpo.resources import Profile
 from openhpo.samplers import Grid
 from openhpo.schedules import Exponential
@@ -54,18 +59,19 @@ from openhpo.tree import Node
 if TYPE_CHECKING:
     from openhpo.result import Result
 
-APP = Path(__file__).resolve().parents[1] / "apps" / "digits_resnet.py"
+APP, GROWING = (Path(__file__).resolve().parents[1] / "apps" / f"digits_{name}.py" for name in ("resnet", "batches"))
 UNIT = 20  # epochs: the periods of Table 1(a) and its 200 epochs are multiples of it
 FULL, TRIALS = 200, 108  # epochs and trials of Table 1(a)
 CUTS = (16, 64)  # the epochs at which the paper's successive halving cuts
 ETA = 3
-BATCH, LONGEST = 128, 216  # of Table 1(b): the batch at the start, and R
+BATCH, LONGEST, FIRST_RUNG, GROWTH = 128, 216, 15, 30  # of Table 1(b): the batch at the start, R, r, and epochs till it grows
 # Its rates are our choice: eight, by the eight choices of epochs, make the paper's 64 trials, and the batch stays whole.
 RATES = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0)
 # A made-up network on made-up ranks: 512 images and the weights fit into the memory of one.
 IMAGES, IMAGE, WEIGHTS, MEMORY = 50_000, 30e6, 0.6e9, 16e9  # an epoch; bytes an image, of weights, of a rank
 OVERHEAD = 64  # images whose time an iteration takes besides: starting it, and averaging gradients
 FIRST = 10  # stages that the regression may learn from before it is judged
+PUBLISHED = ("6.60x", "4.13x")  # of Table 1(b): how many times fewer GPU-hours, and less time
 ALONE, MERGED = "trial by trial", "merged"
 COLOURS = {ALONE: ORANGE, MERGED: BLUE}
 
@@ -140,6 +146,8 @@ def main(
     trainers: Annotated[int, typer.Option(min=1, help="Simulated trainers, where epochs are only counted.")] = 20,
     cluster: Annotated[int, typer.Option(min=1, help="Simulated ranks, where stages get the ranks that they need.")] = 64,
     counted: Annotated[bool, typer.Option("--counted", help="Count and simulate, and train nothing.")] = False,
+    growth: Annotated[int, typer.Option(min=1, help="Epochs trained for every 30 of Table 1(b); 30 is full size.")] = 2,
+    batches: Annotated[bool, typer.Option("--batches", help="Train Table 1(b) alone.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
     ranks: Annotated[int | None, typer.Option(help="Start under mpiexec with so many ranks.")] = None,
     study: Annotated[Path, typer.Option(metavar="DIR", help="The folder of studies and plots.")] = Path("runs/stages"),
@@ -158,10 +166,19 @@ def main(
         options = {"progress": progress, "seed": seed, "device": device, "app": app.name, "merge": merge, **options}
         return run(app.train, scaled(whole, unit), app.objective, engine=engine, sampler=Grid(), study=study / name, **options)
 
+    def train_batches() -> Pair:
+        options = {"progress": progress, "seed": seed, "device": device}
+        return trained_batches(growth, study, options)
+
     if counted:
         if launched_rank() == 0:
             show_counts(count_all(whole, trainers)[0], trainers)
             show_needs(fitted(False, cluster), fitted(True, cluster), cluster)
+        return
+    if batches:
+        grown = train_batches()
+        if launched_rank() == 0:
+            show_batches(grown)
         return
     # so that neither way pays for imports, data and the libraries' first calls
     train(f"warm-up-{launched_size()}", Full(1), merge=False, trials=min(launched_size(), TRIALS), progress=False)
@@ -173,12 +190,14 @@ def main(
     grid = Pair(merged=train("grid-merged", full, merge=True), alone=train("grid-alone", full, merge=False))
     halving = Pair(merged=train("halving-merged", cuts, merge=True), alone=train("halving-alone", cuts, merge=False))
     at_full_size = train("halving-full", Cuts(cuts_at(UNIT), ETA), merge=True, unit=UNIT)
+    grown = train_batches()
     if launched_rank() != 0:
         return
     pairs = {"grid": grid, "halving": halving}
     show_trained(pairs)
     agree = [show_proof(name, pair) for name, pair in pairs.items()]
-    show_published(counts, pairs, at_full_size, trainers)
+    show_batches(grown)
+    show_published(counts, pairs, at_full_size, grown, trainers)
     scale = f"{TRIALS} learning-rate schedules over {full.max_steps} epochs of {images} images"
     print(f"plots: {draw_bars(pairs, scale, study / 'cost.png')}, {draw_tree(tree, study / 'tree.png')}")
     if not all(agree):
@@ -191,7 +210,7 @@ def main(
 def count_all(space: Space, trainers: int) -> tuple[dict[str, Pair], Study]:
     """Count both tables, both ways; return also the study of Table 1(a), merged, for its tree."""
     batches = batch_space()
-    asha, losses = ASHA(LONGEST, 15, ETA, 0), batch_curve(batches)
+    asha, losses = ASHA(LONGEST, FIRST_RUNG, ETA, 0), batch_curve(batches)
 
     def study(space: Space, engine: Engine, merge: bool) -> Study:
         return Study(space, Minimize("loss"), engine=engine, sampler=Grid(), merge=merge)
@@ -223,7 +242,7 @@ def count(study: Study, curve: Curve, trainers: int) -> Count:
 
 def batch_space() -> Space:
     """Table 1(b)'s batch, which grows three times."""
-    return Space({"batch": Exponential(BATCH, Categorical(RATES), [Categorical([30, 60])] * 3)})
+    return Space({"batch": Exponential(BATCH, Categorical(RATES), [Categorical([GROWTH, 2 * GROWTH])] * 3)})
 
 
 def fitted(just_fit: bool, cluster: int) -> Fitted:
@@ -235,7 +254,7 @@ def fitted(just_fit: bool, cluster: int) -> Fitted:
     study = Study(
         space,
         Minimize("loss"),
-        engine=ASHA(LONGEST, 15, ETA, 0),
+        engine=ASHA(LONGEST, FIRST_RUNG, ETA, 0),
         sampler=Grid(),
         merge=just_fit,
         ranks_per_trial="auto" if just_fit else min(most, cluster),
@@ -330,6 +349,30 @@ def cuts_at(unit: int) -> list[int]:
     return [*(max(1, round(cut * unit / UNIT)) for cut in CUTS), FULL * unit // UNIT]
 
 
+def trained_batches(growth: int, folder: Path, options: dict[str, Any]) -> Pair:
+    """Train Table 1(b): stages with the ranks that have room for their batch, merged; and trials with all that any wants."""
+    app = load_app(str(GROWING))
+    objective = app.objective
+    assert objective is not None
+    schedule = app.space.schedules["batch"]
+    assert isinstance(schedule, Exponential)
+    space = Space({**app.space.fixed, "batch": replace(schedule, every=[Categorical([growth, 2 * growth])] * 3)})
+    options = {"sampler": Grid(), "app": app.name, **options}
+    there = launched_size()
+    # so that neither way pays for imports and the first group of a process
+    warm = {**options, "merge": False, "ranks_per_trial": there, "trials": 1, "progress": False}
+    run(app.train, space, objective, engine=Full(1), study=folder / f"warm-up-batches-{there}", **warm)
+
+    def train(name: str, **more: Any) -> Result:
+        engine = ASHA(round(LONGEST * growth / GROWTH), max(1, round(FIRST_RUNG * growth / GROWTH)), ETA, 0)
+        return run(app.train, space, objective, engine=engine, study=folder / f"batches-{name}-{there}", **options, **more)
+
+    return Pair(
+        merged=train("stages", merge=True, ranks_per_trial=app.ranks_per_trial),
+        alone=train("trials", merge=False, ranks_per_trial=there),
+    )
+
+
 def epochs_of(result: Result) -> int:
     """Epochs trained, whether for one trial or many."""
     return len(result.tables.reports)
@@ -343,6 +386,11 @@ def wall_time(result: Result) -> float:
 def trainer_time(result: Result) -> float:
     """Seconds that trainers were at work, all together: what GPU-hours are."""
     return float(result.table("trials")["seconds"].sum())
+
+
+def rank_time(result: Result) -> float:
+    """Seconds of stages times their ranks, all together: what GPU-hours are where trials have several."""
+    return sum(span.stop - span.start for span in Numbers(result).spans)
 
 
 def ranks_of(pair: Pair) -> str:
@@ -409,7 +457,7 @@ def show_needs(trials: Fitted, stages: Fitted, cluster: int) -> None:
         f"One rank holds {int((MEMORY - WEIGHTS) / IMAGE)} images; a batch grows from {BATCH} to {largest:,.0f}, and "
         f"an iteration costs what {OVERHEAD} images do besides: numbers of our choice. Of stages after the first {FIRST}, "
         f"{right} got the smallest number of ranks that holds them; {stages.exhausted} ran out of memory and were trained on "
-        "more. In the paper: 6.60x fewer GPU-hours, 4.13x less time.",
+        f"more. In the paper: {PUBLISHED[0]} fewer GPU-hours, {PUBLISHED[1]} less time.",
         ["", "trials, each on the most", "stages, on what they need", ""],
         [(name, f"{one:.3g}", f"{other:.3g}", f"{one / other:.2f}x") for name, one, other in compared],
     )
@@ -441,7 +489,40 @@ def show_proof(name: str, pair: Pair) -> bool:
     return agree
 
 
-def show_published(counts: dict[str, Pair], pairs: dict[str, Pair], full: Result, trainers: int) -> None:
+def show_batches(grown: Pair) -> None:
+    """Print what training took where stages get the ranks that have room for their batch."""
+    space = load_app(str(GROWING)).space
+    courses = [space.course(config) for config in grown.merged.configs]
+    first, largest = courses[0].value("batch", 0), max(course.value("batch", LONGEST) for course in courses)
+
+    def sizes(result: Result) -> str:
+        """Stages by their number of ranks."""
+        found = Counter(len(result.groups.get(stage, (0,))) for stage in result.tables.stages["stage"].tolist())
+        return ", ".join(f"{count} on {size}" for size, count in sorted(found.items()))
+
+    ranks, cores = grown.merged.environment["ranks"], os.cpu_count() or 1
+    crowded = " Ranks that share a core wait for one another, which makes more of them look worse." if ranks > cores else ""
+
+    def row(name: str, measure: Callable[[Result], float], places: int, published: str) -> list[str]:
+        return [name, *(f"{measure(each):,.{places}f}" for each in grown), grown.ratio(measure), published]
+
+    show(
+        f"Table 1(b), trained on {ranks_of(grown)}",
+        f"A batch of {first:g} grows to up to {largest:,.0f}; a rank has room for {space.fixed['hold']}. "
+        f"ASHA decides by who came first, so the two ways train other numbers of epochs. Here are {cores} cores.{crowded}",
+        ["", "trials, each on all", "stages, on what they need", "times less", "published"],
+        [
+            row("rank-seconds", rank_time, 1, PUBLISHED[0]),
+            row("time, s", wall_time, 1, PUBLISHED[1]),
+            row("epochs", epochs_of, 0, ""),
+            ["rank-seconds an epoch", *(f"{rank_time(each) / epochs_of(each):.2f}" for each in grown), "", ""],
+            ["stages on so many ranks", *map(sizes, grown), "", ""],
+            ["best validation loss", *(f"{each.best.value:.4f}" for each in grown), "", ""],
+        ],
+    )
+
+
+def show_published(counts: dict[str, Pair], pairs: dict[str, Pair], full: Result, grown: Pair, trainers: int) -> None:
     """Print the paper's figures beside ours."""
     a, b = (counts[name] for name in ("Table 1(a)", f"Table 1(b), {trainers}"))
     grid, halving = pairs.values()
@@ -453,14 +534,15 @@ def show_published(counts: dict[str, Pair], pairs: dict[str, Pair], full: Result
         "Resources: GPU-hours in the paper, trainers' time where trained here, epochs at full size. "
         f"Time: with 20 GPUs in the paper, {ranks_of(grid)} where trained here, {trainers} simulated trainer(s) at full size. "
         "What halving saves depends on which trials survive: try other --seed. "
-        "For Table 1(b) the paper also gives each stage as many GPUs as it needs; here a stage has one trainer (see above).",
+        "For Table 1(b) the paper also gives each stage as many GPUs as it needs, as is done where trained here; at full size "
+        "a stage has one trainer (see above).",
         ["", "published", "trained here", "at full size"],
         [
             ("Table 1(a), grid: resources", "3.49x", grid.ratio(trainer_time), epochs[0]),
             ("  time", "2.94x", grid.ratio(wall_time), times[0]),
             ("Table 1(a), halving: resources", "5.73x", halving.ratio(trainer_time), survivors),
-            ("Table 1(b), ASHA: resources", "6.60x", "-", epochs[1]),
-            ("  time", "4.13x", "-", times[1]),
+            ("Table 1(b), ASHA: resources", PUBLISHED[0], grown.ratio(rank_time), epochs[1]),
+            ("  time", PUBLISHED[1], grown.ratio(wall_time), times[1]),
         ],
     )
 

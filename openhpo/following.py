@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
@@ -23,16 +24,22 @@ class Following:
         group: Those that train together; None before it begins.
         told: Whether the thread has been told to end.
         thread: The thread.
+
+    Args:
+        leader, number, stage: As above.
+        measure: Called from the training thread after a step, with the stage, and whether it was the last one of it: tells
+            the leader how much memory this rank takes.
     """
 
-    def __init__(self, leader: int, number: int, stage: Stage) -> None:
+    def __init__(self, leader: int, number: int, stage: Stage, measure: Callable[[Stage, bool], None]) -> None:
         self.leader = leader
         self.number = number
         self.stage = stage
         self.group: Group | None = None
         self.told = False
         self.thread = TrainingThread()
-        self._stop = stage.stop  # as the thread knows it, which may be a stage behind
+        self._measure = measure
+        self._trained = stage  # as the thread knows it, which may be a stage behind
         self._words: SimpleQueue[tuple[Stage, Course] | bool] = SimpleQueue()
         self._texts: SimpleQueue[str | None] = SimpleQueue()
 
@@ -75,7 +82,10 @@ class Following:
         return text
 
     def put(self, step: int, metrics: dict[str, float]) -> bool:
-        return step >= self._stop or self._words.get() is True
+        stage, last = self._trained, step >= self._trained.stop
+        if last or step == stage.start + 1 or step in stage.checks:
+            self._measure(stage, last)
+        return last or self._words.get() is True
 
     def between(self, trial: Trial) -> bool:
         return True
@@ -84,7 +94,7 @@ class Following:
         word = self._words.get()
         if not isinstance(word, tuple):
             return None
-        self._stop = word[0].stop
+        self._trained = word[0]
         return word
 
     def end(self) -> None:

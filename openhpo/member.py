@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from openhpo.actors import Actor, Address, Notice, handles
 from openhpo.course import Course
 from openhpo.following import Following
-from openhpo.protocol import COORDINATOR, TRAINER, Broken, Follow, Leave, Meet, Next, Onward, Unfit
+from openhpo.protocol import COORDINATOR, TRAINER, Broken, Follow, Leave, Meet, Next, Onward, Took, Unfit
 from openhpo.session import Passed
 from openhpo.space import Space
 from openhpo.stages import Stage
 from openhpo.training import Trial
 from openhpo.training.devices import Device
 from openhpo.training.group import Group, is_of_group
-from openhpo.training.memory import describe, forget_frames, out_of_memory, release_memory
+from openhpo.training.memory import describe, forget_frames, measured, out_of_memory, release_memory, start_measuring
 from openhpo.training.runner import train_stage
 from openhpo.training.states import Snapshot
 from openhpo.training.thread import TrainingThread
@@ -32,6 +32,13 @@ class Meeting(Notice, frozen=True):
 
     group: int
     text: str
+
+
+class Measured(Notice, frozen=True):
+    """A training that follows has told how much memory it takes."""
+
+    following: Following
+    took: Took
 
 
 class StillFollowing(Notice, frozen=True):
@@ -129,7 +136,10 @@ class Member(Actor):
     def _part_with_group(self) -> None:
         """This rank has another group from now on: the leader of the last one must not take that for usable."""
         group = self._group
-        if group is not None and group.member != 0 and not group.broken:
+        if group is None:
+            return
+        group.free_comm()
+        if group.member != 0 and not group.broken:
             self.send(Address(group.ranks[0], TRAINER), Broken(group.number))
 
     def _tell(self, text: str | None) -> str:
@@ -173,8 +183,20 @@ class Member(Actor):
         snapshot = None
         if message.header:
             snapshot = Snapshot(message.header, buffers[0] if buffers else numpy.empty(0, numpy.uint8))
-        self._invitation = Invitation(Following(sender.rank, message.group, message.stage), snapshot)
+        self._invitation = Invitation(self._following_of(sender.rank, message.group, message.stage), snapshot)
         self._join_in()
+
+    def _following_of(self, leader: int, number: int, stage: Stage) -> Following:
+        def measure(stage: Stage, last: bool) -> None:
+            self.post(Measured(following, Took(number, stage.id, *measured(self._device.name), last)))
+
+        following = Following(leader, number, stage, measure)
+        return following  # to which the closure refers
+
+    @handles(Measured)
+    def on_measured(self, message: Measured, sender: Address) -> None:
+        if message.following is self._following:
+            self.send(Address(message.following.leader, TRAINER), message.took)
 
     def _join_in(self) -> bool:
         """Begin to follow, once nothing else is trained here; return whether there is anybody to follow."""
@@ -197,6 +219,7 @@ class Member(Actor):
         group.exchange = following.heard
         following.group = group
         self._following = following
+        start_measuring(self._device.name)
         self._follow_ticket = self.work(self._run_following, following, stage, self._course(stage), snapshot)
         self.relaxed = True
 
@@ -239,6 +262,7 @@ class Member(Actor):
         if following is None or following.told:
             self.send(sender, Broken(message.group))
         else:
+            start_measuring(self._device.name)
             following.onward(message.stage, self._course(message.stage))
 
     @handles(Meet)

@@ -220,6 +220,19 @@ class Broken(Message):
     memory: bool = False
 
 
+class Took(Message):
+    """Follower to leader: bytes of memory that this rank has taken at the most in that stage, of how many; 0 where not known.
+
+    Nothing comes after the `last`.
+    """
+
+    group: int
+    stage: int
+    peak: int
+    memory: int
+    last: bool
+
+
 class Missing(Message):
     """Trainer to coordinator: the stage cannot begin, as its parent's state is not on that rank, or (-1) not in its file."""
 

@@ -22,11 +22,11 @@ MOST = 400  # observations that are fitted, the latest
 
 
 class Profile(NamedTuple):
-    """What a stage took on its leader.
+    """What a stage took.
 
     Attributes:
-        peak: Bytes of memory at the most; 0 where that is not known.
-        memory: Bytes that there are; 0 where that is not known.
+        peak: Bytes of memory at the most on any of its ranks; 0 where that is not known.
+        memory: Bytes that there are on each; 0 where that is not known.
         seconds: Of training, the set-up included.
         steps: Trained in that time.
     """

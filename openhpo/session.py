@@ -14,6 +14,7 @@ from openhpo.outbox import Outbox
 from openhpo.stages import Stage, StateName
 from openhpo.training import Trial
 from openhpo.training.group import Group
+from openhpo.training.peaks import Peaks
 from openhpo.training.states import CannotLower
 from openhpo.training.thread import TrainingThread
 
@@ -24,6 +25,10 @@ class StepsReady(Notice, frozen=True):
 
 class Rested(Notice, frozen=True):
     """The training thread has come to the end of its stage, and waits with its state alive."""
+
+
+class Gathering(Notice, frozen=True):
+    """The training thread has come to the end of its stage, and waits for what the other ranks of its group say of it."""
 
 
 class Passed(Notice, frozen=True):
@@ -85,6 +90,7 @@ class Session:
         thread: The thread.
         group: The ranks that train with this one; None where it is alone.
         error: What training is to raise at its next report.
+        peaks: What the other ranks took of memory in the stage.
 
     Args:
         post: Leaves a notice for the actor; called from the thread.
@@ -122,6 +128,7 @@ class Session:
         self.course = course
         self.state: StateName | None = None
         self.outbox = Outbox(self._wake, stage.stop, stage.checks)
+        self.peaks = Peaks(() if self.group is None else self.group.ranks[1:])
 
     # ---- for the event loop
 
@@ -201,6 +208,7 @@ class Session:
     def rest(self, trial: Trial) -> tuple[Stage, Course] | None:
         stage = trial.stage
         self.settle()
+        self._gather()
         self._between.clear()  # the end of a stage comes between no steps
         if not stage.park:
             return None
@@ -216,6 +224,11 @@ class Session:
                 return order.stage, order.course
             if isinstance(order, Leave):
                 return None
+
+    def _gather(self) -> None:
+        if not self.peaks.complete:
+            self._post(Gathering())
+            self.peaks.wait()
 
     def _deliver(self, lowered: Lowered) -> None:
         """Leave a copy for the event loop once all of its bytes are there; the training need not wait for them."""

@@ -48,19 +48,20 @@ from openhpo.protocol import (
     Saved,
     Suspend,
     Suspended,
+    Took,
     Train,
     Trouble,
     Unfit,
     Welcome,
 )
 from openhpo.resources import Profile
-from openhpo.session import Lowered, Rested, Session, StepsReady
+from openhpo.session import Gathering, Lowered, Rested, Session, StepsReady
 from openhpo.space import Space
 from openhpo.stages import Stage, StateName
 from openhpo.store import StateStore
 from openhpo.training import Trial
 from openhpo.training.devices import Device
-from openhpo.training.group import is_of_group
+from openhpo.training.group import Group, is_of_group
 from openhpo.training.memory import describe, measured, out_of_memory, release_memory, start_measuring
 from openhpo.training.states import Snapshot
 from openhpo.training.trial import UNTRACKED, TrialStopped
@@ -183,6 +184,7 @@ class Trainer(Member):
     def on_peer_lost(self, message: PeerLost, sender: Address) -> None:
         if message.rank == COORDINATOR.rank:
             raise Deserted(f"rank {COORDINATOR.rank}, which coordinates, is gone; the same command continues the study")
+        Group.deaths = True
         self._stop_waiting_for(message.rank)
 
     @handles(Gone)
@@ -373,6 +375,7 @@ class Trainer(Member):
             return
         if not stage.keep and before is not None:
             self._store.drop(before)
+        start_measuring(self._device.name)
         session.go_on(stage, course)
         if session.group is not None:
             self._say(session.group, Onward(session.group.number, stage))
@@ -395,6 +398,7 @@ class Trainer(Member):
         group = self._lead(stage, snapshot)
         owned = owned and group is None  # what is on its way to others has to stay as it is
         session = self._session = Session(stage, self._course(stage), self.post, self._store.spare, group)
+        start_measuring(self._device.name)
         self._tickets[self.work(self._run, session, stage, snapshot, owned)] = ("train", stage.after)
         self._begun(stage)
 
@@ -402,12 +406,12 @@ class Trainer(Member):
         self._next, self._fetching, self._stage = None, None, stage
         self._sent = stage.start
         self._waiting = self._due = self._copying = False
+        self._blamed = None  # for what has ended well all the same
         before = stage.before
         self._exposed = 0.0 if before is None else self._exposure.get(before, 0.0)
         if before is not None and not stage.keep:
             self._exposure.pop(before, None)
         self._since = self._begun_at = self.now()
-        start_measuring(self._device.name)
         self.relaxed = True  # until the training ends, nothing that arrives is urgent
 
     def _run(self, session: Session, stage: Stage, snapshot: Snapshot | None, owned: bool) -> None:
@@ -469,6 +473,20 @@ class Trainer(Member):
 
     # ---- the end of a stage
 
+    @handles(Took)
+    def on_took(self, message: Took, sender: Address) -> None:
+        session, stage = self._session, self._stage
+        if session is None or session.group is None or stage is None:
+            return
+        if (session.group.number, stage.id) == (message.group, message.stage):
+            session.peaks.told(sender.rank, message.peak, message.memory, last=message.last)
+
+    @handles(Gathering)
+    def on_gathering(self, message: Gathering, sender: Address) -> None:
+        if self._stage is not None:
+            self._pass_on(self._stage)
+            self.relaxed = False  # the thread waits for what is about to arrive
+
     @handles(Rested)
     def on_rested(self, message: Rested, sender: Address) -> None:
         session, stage = self._session, self._stage
@@ -486,6 +504,8 @@ class Trainer(Member):
     def _end(self, stage: Stage, *, kept: bool) -> None:
         self._pass_on(stage)
         peak, memory = measured(self._device.name)
+        if self._session is not None:
+            peak, memory = self._session.peaks.with_own(peak, memory)
         profile = Profile(peak, memory, self.now() - self._begun_at, self._sent - stage.start)
         self.send(COORDINATOR, Ended(stage.id, kept, profile))
         self._stage, self.relaxed = None, False

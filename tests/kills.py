@@ -49,6 +49,7 @@ def noted(self, message, sender):
 Trainer.handlers[Accepted] = Handler(noted, False)
 """
 NETWORKS = "from apps.digits_mlp import max_steps, objective, space, train"
+TOGETHER = "from tests.steps import max_steps, objective, space, together; train = together({seconds:g})"
 STEPS = "from tests.steps import lasting, max_steps, objective, space; train = lasting({seconds:g})"
 METHODS = {  # options, and what makes the same study
     "grid": (["--axis", "lr=3", "--axis", "momentum=2", "--set", "width=64", "--set", "batch=128", "--steps", "3"], None),
@@ -90,6 +91,12 @@ class Runs:
         """Train small networks on digits; with a number of seconds, have each step take so long and nothing else."""
         self._app.write_text(APP.replace("TRAINING", NETWORKS if seconds is None else STEPS.format(seconds=seconds)))
         self.searched: Any = digits_mlp if seconds is None else steps
+
+    def train_together(self, seconds: float, ranks: int) -> None:
+        """Train each trial on so many ranks, or on all where there are fewer, with steps that take so long."""
+        wanted = f"\ndef ranks_per_trial(values): return {ranks}"
+        self._app.write_text(APP.replace("TRAINING", TOGETHER.format(seconds=seconds) + wanted))
+        self.searched = steps
 
     def supervised(self) -> None:
         """From now on, start by `openhpo run --ranks` instead of the launcher."""

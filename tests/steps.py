@@ -23,3 +23,18 @@ def lasting(seconds):
             yield {"loss": float(w.sum())}
 
     return train
+
+
+def together(seconds):
+    """The same on several ranks: each draws a part of the numbers, and all have to add their means up."""
+
+    def train(trial):
+        w = numpy.zeros(1)
+        trial.track(w=w)
+        while True:
+            time.sleep(seconds)
+            part = trial.shard(trial.rng.random(12))
+            w += trial["x"] * trial.average(float(part.mean()))
+            yield {"loss": float(w.sum()), "size": trial.size}
+
+    return train

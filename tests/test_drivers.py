@@ -5,7 +5,10 @@ import json
 import re
 import sys
 
+import numpy
 import pytest
+
+import openhpo as hpo
 
 from .conftest import ROOT, finished
 
@@ -30,7 +33,9 @@ def drawn(folder):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_stages_trains_the_tree_both_ways_to_the_same_bits(ranks, tmp_path):
-    said = driver(tmp_path / "s", "stages", "--unit", "1", "--images", "32", "--no-progress", "--ranks", str(ranks))
+    said = driver(
+        tmp_path / "s", "stages", "--unit", "1", "--growth", "1", "--images", "32", "--no-progress", "--ranks", str(ranks)
+    )
     assert "21,600" in said
     assert "6,240" in said
     assert "NOT EQUAL" not in said
@@ -46,6 +51,31 @@ def test_together_trains_exactly_the_union_of_the_trees(ranks, tmp_path):
     said = driver(tmp_path / "s", "together", *options)
     assert "has 468 epochs: exactly what was trained" in said  # 312 of one grid, and the half of the other one
     assert "the same bits all three ways" in said
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_stages_trains_growing_batches_on_growing_groups_of_ranks(ranks, tmp_path):
+    said = driver(tmp_path / "s", "stages", "--batches", "--growth", "1", "--no-progress", "--ranks", str(ranks))
+    assert "6.60x" in said
+    assert "4.13x" in said
+    trials, stages = (hpo.load(tmp_path / "s" / f"batches-{way}-{ranks}") for way in ("trials", "stages"))
+    for result in (trials, stages):
+        assert result.finished
+        assert not result.failures
+        assert len(result.configs) == 64
+    assert {len(members) for members in trials.groups.values()} == ({ranks} if ranks > 1 else set())
+    sizes = {len(stages.groups.get(stage, (0,))) for stage in stages.tables.stages["stage"].tolist()}
+    assert 1 in sizes
+    assert max(sizes) <= ranks
+    batches, used = stages.curves("batch"), stages.curves("ranks")
+    trained = numpy.isfinite(batches)
+    assert ((used == 1) == (batches <= 64))[trained].all() or ranks == 1
+    seconds = re.search(r"rank-seconds +│ +([\d.,]+) +│ +([\d.,]+) +│ +([\d.]+)x", said)
+    assert seconds is not None, said
+    one, other, ratio = (float(number.replace(",", "")) for number in seconds.groups())
+    assert ratio == pytest.approx(one / other, rel=0.05)
+    if ranks > 1:
+        assert ratio > 1
 
 
 def test_asha_counts_simulates_and_measures(tmp_path):

@@ -1,6 +1,7 @@
 """Trials that several ranks train together, on real MPI."""
 
 import functools
+import json
 import sys
 
 import numpy
@@ -8,18 +9,26 @@ import pytest
 
 import openhpo as hpo
 from openhpo.report.numbers import Numbers
+from openhpo.storage import schema
 
 from .conftest import ROOT, mpis
 
+HEAVY = 200_000_000  # bytes that one rank of the case of this name takes
 SCRIPT = str(ROOT / "tests/groups_on_mpi.py")
 
 
 # what one launch may train for all tests that look at it, by the number of ranks
 SHARED = {
-    5: ["pairs", "pairs again", "doubled batch", "five", "some", "comm", "returning", "halving", "doubling", "growing"],
-    3: ["raise 0", "raise 1", "memory 0", "memory 1", "turns"],
+    5: ["pairs", "pairs again", "doubled batch", "five", "some", "returning", "halving", "doubling", "growing"],
+    3: ["raise 0", "raise 1", "memory 0", "memory 1", "turns", "heavy", "comm", "comm of two", "comm of three", "comm raises"],
     2: ["halving", "doubling", "median", "pbt", "growing"],
 }
+
+
+def profiles(result):
+    """What the study file says of the stages that came to their end, in order."""
+    ended = result.tables.events[result.tables.events["kind"] == schema.STAGE_ENDED.encode()]
+    return [json.loads(result.tables.text(int(row["text_at"]), int(row["text_size"]))) for row in ended]
 
 
 @pytest.fixture(scope="module", params=mpis(), ids=lambda mpi: mpi.name)
@@ -35,7 +44,7 @@ def launch(request, tmp_path_factory):
         assert done.returncode == 0, done.stderr[-3000:]
         return {case: hpo.load(folder / case) for case in cases}
 
-    start.mpi = request.param.name
+    start.mpi = request.param
     return start
 
 
@@ -63,14 +72,39 @@ def test_pairs_of_ranks_train_the_same_bits_each_time_and_what_one_rank_does_wit
 
 
 def test_all_ranks_train_one_trial_and_others_have_as_many_as_they_ask_for(ran):
-    five, some, comm, returning = (ran(5)[name] for name in ("five", "some", "comm", "returning"))
+    five, some, returning = (ran(5)[name] for name in ("five", "some", "returning"))
     assert (five.curves("size") == 5).all()
     assert {tuple(sorted(ranks)) for ranks in five.groups.values()} == {(0, 1, 2, 3, 4)}
     wanted = [2 if config["lr"] > 0.25 else 1 for config in some.configs]
     assert set(wanted) == {1, 2}
     assert some.curves("size")[:, 0].tolist() == wanted
-    assert (comm.curves("total") == 3).all()
     assert returning.curves("size").shape == (4, 2)
+
+
+def test_training_over_the_groups_communicator_does_what_one_rank_does(ran):
+    alone, two, three = (ran(3)[name] for name in ("comm", "comm of two", "comm of three"))
+    for result, size in ((alone, 1), (two, 2), (three, 3)):
+        assert not result.failures
+        assert (result.curves("size") == size).all()
+        assert (result.curves("total") == size * (size + 1) / 2).all()
+        assert (result.curves("right") == 1).all()
+        assert numpy.allclose(result.curves("val_accuracy"), alone.curves("val_accuracy"), rtol=1e-9)
+    assert alone.curves("val_accuracy")[0, -1] > alone.curves("val_accuracy")[0, 0]
+
+
+def test_a_member_that_raises_wakes_those_that_wait_in_an_operation_of_the_communicator(ran):
+    result = ran(3)["comm raises"]
+    assert result.finished
+    troubled = [config["member"] >= 0 for config in result.configs]
+    assert [state.value == "failed" for state in result.states] == troubled
+    assert len(result.failures) == sum(troubled)
+    for failure in result.failures:
+        config = result.configs[failure["trial"]]
+        said = f"on purpose, on member {config['member']}, instead of {config['operation']}"
+        assert said in failure["traceback"].splitlines()[-1]
+    kinds = result.tables.events["kind"].tolist()
+    assert b"trainer_lost" not in kinds
+    assert kinds.count(b"trainer_ready") == 3
 
 
 def test_groups_that_take_turns_on_the_same_ranks_are_each_formed_anew(ran):
@@ -79,6 +113,19 @@ def test_groups_that_take_turns_on_the_same_ranks_are_each_formed_anew(ran):
     assert not turns.failures
     assert turns.curves("size")[:, 0].tolist() == [2, 3] * 4
     assert (turns.curves("alike") == 1).all()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks of the host's memory are Linux's")
+def test_the_peak_of_a_stage_is_that_of_the_rank_which_took_most(ran):
+    heavy = ran(3)["heavy"]
+    assert (heavy.curves("size")[:, :2] == 3).all()
+    first = [profile for profile in profiles(heavy) if profile["steps"] == 2]
+    leaders = heavy.curves("own")[:, :2].max(axis=1)
+    assert len(first) == len(leaders) == 3
+    for profile, own, config in zip(first, leaders, heavy.configs, strict=True):
+        assert profile["peak"] > own - HEAVY / 10  # Linux counts what is resident by the batch
+        if config["heavy"] != 0:
+            assert profile["peak"] > own + HEAVY / 2
 
 
 @pytest.mark.parametrize("ranks", [2, 5])
@@ -129,12 +176,28 @@ def test_what_runs_out_of_memory_is_trained_again_on_more_ranks(ran, member):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ULFM is tried on Linux")
-@pytest.mark.parametrize("member", [0, 1])
-def test_a_member_that_is_killed_ends_the_step_for_its_group_and_the_study_finishes(launch, member):
-    if launch.mpi != "openmpi":
+@pytest.mark.parametrize("case", ["die 0", "die 1"])
+def test_a_member_that_is_killed_ends_the_step_for_its_group_and_the_study_finishes(launch, case):
+    if launch.mpi.name != "openmpi":
         pytest.skip("only Open MPI survives deaths")
-    result = launch(5, f"die {member}", options=("--with-ft", "ulfm"))[f"die {member}"]
+    result = launch(5, case, options=("--with-ft", "ulfm"))[case]
     assert result.finished
     assert not result.failures
     assert all(state.value == "done" for state in result.states)
     assert result.tables.events["kind"].tolist().count(b"trainer_lost") == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ULFM is tried on Linux")
+def test_where_a_rank_is_dead_and_mpi_makes_no_communicator_the_run_ends_and_the_same_command_continues_it(launch, tmp_path):
+    if launch.mpi.name != "openmpi":
+        pytest.skip("only Open MPI survives deaths")
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'apps'}", "MARKER": str(tmp_path / "marker")}
+    command = (SCRIPT, str(tmp_path), "die over MPI")
+    done = launch.mpi.run(5, *command, options=("--with-ft", "ulfm"), **environment)
+    assert done.returncode != 0
+    assert "MPI makes no new communicator for trial.comm; the same command continues the study" in done.stderr
+    done = launch.mpi.run(4, *command, **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = hpo.load(tmp_path / "die over MPI")
+    assert result.finished
+    assert not result.failures

@@ -11,6 +11,7 @@ import pytest
 import openhpo as hpo
 
 from .conftest import ROOT, finished
+from .environment import MPI_ENVIRONMENT
 
 BRANIN = str(ROOT / "apps/branin.py")
 
@@ -227,3 +228,14 @@ def test_a_bug_in_openhpo_itself_ends_all_ranks_with_a_full_traceback(mpi, tmp_p
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
     assert "'coordinator' on rank 0 failed while handling Reports" in done.stderr
+
+
+@pytest.mark.parametrize("ranks", ["1", "2"])
+@pytest.mark.parametrize("module", ["torch", "sklearn"])
+def test_an_app_whose_library_is_not_installed_names_the_extra(module, ranks, openhpo, tmp_path):
+    name = app(tmp_path, ("import openhpo as hpo", f"import {module}\nimport openhpo as hpo"))
+    (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError('No module named {module}', name='{module}')")
+    done = openhpo("run", "random", name, "--trials", "2", "--ranks", ranks, "--device", "cpu", **MPI_ENVIRONMENT)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"my_app.py needs {module}, which is not installed: pip install 'openhpo[apps]'" in done.stderr

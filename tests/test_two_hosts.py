@@ -149,12 +149,68 @@ def test_a_far_host_that_dies_ends_the_job_and_the_near_host_finishes_the_study(
     kills.check_equal(calm, study.study)
 
 
+@pytest.mark.parametrize("launched", PLAIN, ids=str)
+def test_a_trial_on_as_many_ranks_as_a_host_has_gets_those_of_one_host(hosts, launched, tmp_path):
+    study = launched.study(hosts, tmp_path)
+    study.train_together(0, 2)
+    study.finish(4, *OPTIONS)
+    groups = hpo.load(study.study).groups
+    assert len(groups) == 12
+    assert {frozenset(group) for group in groups.values()} == {frozenset(NEAR), frozenset(FAR)}
+
+
+@pytest.mark.parametrize("names", ["resolved", "looping"])
+@pytest.mark.parametrize("launched", PLAIN, ids=str)
+def test_a_trial_on_more_ranks_than_a_host_has_trains_across_both(hosts, launched, names, tmp_path):
+    study = launched.study(hosts, tmp_path)
+    study.train_together(0, 3)
+    with hosts.looping() if names == "looping" else contextlib.nullcontext():
+        study.finish(4, *OPTIONS)
+    result = hpo.load(study.study)
+    assert not result.failures
+    assert (result.curves("size") == 3).all()
+    for group in result.groups.values():
+        assert set(group) & NEAR
+        assert set(group) & FAR
+
+
+@pytest.mark.parametrize("launched", ALL, ids=str)
+def test_the_death_of_the_host_that_followers_live_on_ends_their_step_and_the_near_host_finishes_the_study(hosts, study):
+    study.train_together(STEP, 3)
+    study.supervised()
+    with running(study, lambda: spanning(study)) as process:
+        hosts.end(hosts.far)
+        status = ended(process, hosts)
+    told = study.errors.read_text()
+    assert "Traceback" not in told
+    assert status != 2
+    assert "the same command" in told or hpo.load(study.study).finished
+    assert not hpo.load(study.study).failures
+    study.check()
+    study.train_together(0, 3)
+    study.finish(2, *OPTIONS)
+    study.check()
+    result = hpo.load(study.study)
+    assert not result.failures
+    assert set(result.curves("size")[-1]) <= {2, 3}
+
+
+def spanning(study):
+    """Whether a step was trained by a group of ranks of both hosts that is led from the near one."""
+    if not (study.study / schema.FILE).exists():
+        return False
+    result = hpo.load(study.study)
+    reported = set(result.tables.reports["stage"].tolist())
+    return any(stage in reported and group[0] in NEAR and set(group) & FAR for stage, group in result.groups.items())
+
+
 @contextlib.contextmanager
-def running(study):
-    """Start it on both hosts, and go on when all ranks are training."""
+def running(study, trains=None):
+    """Start it on both hosts, and go on when all ranks are training, or what else is to be awaited."""
+    trains = trains or (lambda: study.trained() == NEAR | FAR)
     process = study.start(4, *OPTIONS)
     try:
-        until(lambda: study.trained() == NEAR | FAR or process.poll() is not None, STARTING, "all ranks train")
+        until(lambda: trains() or process.poll() is not None, STARTING, "all ranks train")
         assert process.poll() is None, study.errors.read_text()
         yield process
     finally:

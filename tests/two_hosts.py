@@ -88,6 +88,20 @@ class TwoHosts:
             ip("-n", name, "link", "set", "lo", "up")
         self.join()
 
+    @contextlib.contextmanager
+    def looping(self) -> Iterator[None]:
+        """Each host takes its own name for 127.0.1.1, as Debian writes it."""
+        files = {name: FOLDER / name / "hosts" for name in (self.near, self.far)}
+        before = {name: file.read_text() for name, file in files.items()}
+        try:
+            for name, file in files.items():
+                file.write_text("".join(f"{line}\n" for line in before[name].splitlines() if not line.endswith(f" {name}")))
+                file.write_text(f"127.0.1.1 {name}\n{file.read_text()}")
+            yield
+        finally:
+            for name, file in files.items():
+                file.write_text(before[name])
+
     def down(self) -> None:
         for name in (self.near, self.far):
             with contextlib.suppress(subprocess.CalledProcessError):

@@ -16,6 +16,8 @@ from openhpo.errors import UserError, meant
 from openhpo.objective import Objective
 from openhpo.space import Space
 
+EXTRA = ("torch", "sklearn")  # modules that the extra `apps` installs
+
 
 @dataclass(frozen=True)
 class App:
@@ -41,7 +43,12 @@ def load_app(text: str) -> App:
     Raises:
         UserError: There is no such code, or it lacks something.
     """
-    module = _load_file(Path(text)) if text.endswith(".py") or "/" in text else _load_module(text)
+    try:
+        module = _load_file(Path(text)) if text.endswith(".py") or "/" in text else _load_module(text)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
+        raise UserError(f"{text} needs {error.name}, which is not installed: pip install 'openhpo[apps]'") from None
     for name, what in (("train", "the function that trains"), ("space", "the hpo.Space to search")):
         if not hasattr(module, name):
             raise UserError(f"{text} has no `{name}`: an app defines `{name}`, {what}. apps/branin.py is a short example.")

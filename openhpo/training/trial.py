@@ -179,9 +179,17 @@ class Trial:
 
     @cached_property
     def device(self) -> Any:
-        """This rank's `torch.device`."""
-        import torch
+        """This rank's `torch.device`.
 
+        Raises:
+            UserError: torch is not installed.
+        """
+        try:
+            import torch
+        except ModuleNotFoundError:
+            raise UserError(
+                "trial.device is for training with torch, which is not installed: pip install 'openhpo[apps]'"
+            ) from None
         return torch.device(self._device.name)
 
     def track(self, **objects: Any) -> None:
@@ -353,8 +361,9 @@ class Trial:
     def comm(self) -> Any:
         """An mpi4py communicator of the ranks that train this trial; every rank asks for it before its first use.
 
-        What waits in an operation of MPI's own cannot be woken when another rank fails, unless MPI raises (ULFM): the trial
-        then ends when the ranks that wait are given up.
+        Where another rank fails, these raise instead of waiting for it: `barrier`, `bcast`, `gather`, `scatter`, `allgather`,
+        `reduce` and `allreduce`, of objects and, with a capital, of buffers. What waits in another operation, which is MPI's
+        own, cannot be woken unless MPI raises (ULFM): the ranks that wait are given up then.
         """
         if self._group is None:
             from mpi4py import MPI

@@ -264,7 +264,7 @@ def no_torch(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "torch" else find(name, *more))
 
 
-def test_without_torch_the_extra_is_named(no_torch, tmp_path):
+def test_without_torch_the_extra_is_named(no_torch, monkeypatch, tmp_path):
     space = hpo.Space({"x": hpo.Float((0.0, 1.0))})
     more = {"engine": hpo.Full(1), "trials": 1, "progress": False, "device": "cpu"}
 
@@ -276,3 +276,6 @@ def test_without_torch_the_extra_is_named(no_torch, tmp_path):
     assert hpo.run(train, space, hpo.Minimize("loss"), study=tmp_path / "b", **more).best is not None
     with pytest.raises(hpo.UserError, match=r"trial.backward is for models in torch.*openhpo\[apps\]"):
         trial().backward(None, None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(hpo.UserError, match=r"trial.device is for training with torch.*openhpo\[apps\]"):
+        _ = trial().device
