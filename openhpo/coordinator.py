@@ -24,6 +24,7 @@ from openhpo.errors import UserError
 from openhpo.hyperparameters import Config
 from openhpo.limits import Limits
 from openhpo.memory import LongLived
+from openhpo.news import Change, Counted
 from openhpo.protocol import (
     BEATS,
     TRAINER,
@@ -51,7 +52,6 @@ from openhpo.protocol import (
 from openhpo.reported import Reported
 from openhpo.resume import There, begun_with, check_same, replay
 from openhpo.scheduler import Scheduler
-from openhpo.search import Change, Counted
 from openhpo.stages import Stage, State, StateName
 from openhpo.storage import StudyWriter, Tables, checkpoints, schema
 from openhpo.suggestions import Suggestion

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy
 
 from openhpo.errors import UserError, clipped
+from openhpo.news import Change
 from openhpo.resources import Profile
 from openhpo.result import load_file, phase_of
 from openhpo.scheduler import Scheduler
-from openhpo.search import Change
 from openhpo.stages import Stage, State, StateName
 from openhpo.storage import Tables, schema
 from openhpo.storage.checkpoints import name_of

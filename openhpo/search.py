@@ -13,11 +13,12 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 from openhpo.engines import Engine, Request
 from openhpo.errors import UserError, whole
 from openhpo.hyperparameters import Config
+from openhpo.news import Change, Counted
 from openhpo.objective import NO_SCORE, Score, objective_of
 from openhpo.replicates import Replicates
 from openhpo.roster import Roster
@@ -25,7 +26,8 @@ from openhpo.samplers import Random, Sampler
 from openhpo.space import Space
 from openhpo.stages import State, TrialRecord, Verdict
 from openhpo.suggestions import Known, Suggestion, Suggestions, prior_of
-from openhpo.tree import Frontier, Node, Tree, Walker
+from openhpo.tree import Frontier, Walker
+from openhpo.ways import Ways
 
 if TYPE_CHECKING:
     from openhpo.plan import Plan
@@ -56,73 +58,6 @@ class Best:
     error: float = NAN
 
 
-class Change(NamedTuple):
-    """Something that a trial came to.
-
-    Attributes:
-        study: The place of its study among those of the job.
-        trial: Its number.
-        seed: What its training's random numbers are keyed by.
-        state: What it is now: begun (RUNNING), or at rest.
-        stage: The stage that brought it to `step`; for a fork, the one whose end state it goes on with.
-        step: Steps trained of the model it holds.
-        forked: Whether it has taken another trial's model.
-        joined: Whether the steps of `stage`, which is trained for another trial, count for it up to `step`, those that are
-            still to come included.
-        config: Its hyperparameters.
-        error: What it failed with.
-    """
-
-    study: int
-    trial: int
-    seed: int
-    state: State
-    stage: int | None
-    step: int
-    forked: bool
-    config: Config
-    error: str
-    joined: bool = False
-
-
-class Counted(NamedTuple):
-    """A step that has come to count for a trial: trained for it, or before for others that it shares it with.
-
-    Attributes:
-        study: The place of the trial's study among those of the job.
-        trial: The trial's number.
-        step: The step.
-        stage: The stage that reported it.
-    """
-
-    study: int
-    trial: int
-    step: int
-    stage: int
-
-
-class Paths(Protocol):
-    """What a search asks of the workload: `workload.Workload`.
-
-    Attributes:
-        observed: Whether somebody is told of every step.
-    """
-
-    observed: bool
-
-    def walk(self, walker: Walker) -> None:
-        """Move a trial on over what is trained already, to where it has to wait or to its goal."""
-
-    def withdraw(self, walker: Walker) -> None:
-        """A trial that trains, or waits for it, does so no more."""
-
-    def let_go(self, node: Node) -> None:
-        """Release the end state of a node if nobody can need it."""
-
-    def note(self, news: Change | Counted) -> None:
-        """A trial has come to something."""
-
-
 class Search:
     """An engine, a sampler, and their trials.
 
@@ -130,8 +65,7 @@ class Search:
         plan: What it is to be.
         seed: Decides everything random.
         merge: Whether trials share what they have in common.
-        tree: Where trials begin.
-        paths: The workload.
+        ways: Where trials go.
         place: Its place among the studies of the job.
 
     Attributes:
@@ -149,7 +83,7 @@ class Search:
         UserError: The definition makes no sense.
     """
 
-    def __init__(self, plan: Plan, seed: int, tree: Tree, paths: Paths, place: int = 0, *, merge: bool = True) -> None:
+    def __init__(self, plan: Plan, seed: int, ways: Ways, place: int = 0, *, merge: bool = True) -> None:
         self.space = plan.space if isinstance(plan.space, Space) else Space(plan.space)
         self.objective = objective_of(plan.objective)
         self.engine = copy.copy(plan.engine)  # what it remembers is this search's
@@ -159,7 +93,7 @@ class Search:
         self.replicates = _replicates(plan.replicates, plan.engine)
         self.prior = prior_of(plan.prior)
         self.known: Known | None = plan.known
-        self._paths = paths
+        self._ways = ways
         self._suggestions = Suggestions(self.sampler, self.space, seed, self.prior, self.known)
         self.total = total_of(plan.trials, self._suggestions.size, plan.engine.size)
         if self._suggestions.ends and not plan.engine.extendable:
@@ -169,7 +103,7 @@ class Search:
             )
         self.engine.start(self.space, self.total, seed)
         self._roster = Roster(
-            self.space, self._suggestions, tree, plan.engine.max_steps, seed, self.replicates, merge=merge, study=place
+            self.space, self._suggestions, ways.tree, plan.engine.max_steps, seed, self.replicates, merge=merge, study=place
         )
         self.trials = self._roster.trials
         self.candidates = self._roster.candidates
@@ -262,8 +196,8 @@ class Search:
             if request.donor is not None:
                 self._fork(walker, self._roster.walkers(request.donor)[0], request.config)
             if walker.trial.state is State.RUNNING:  # not stopped by what another one passed
-                self._paths.walk(walker)
-            self._paths.let_go(before)
+                self._ways.walk(walker)
+            self._ways.let_go(before)
 
     def _fork(self, walker: Walker, donor: Walker, config: Config | None) -> None:
         """Go on with the model of another trial, from where that one last rested."""
@@ -279,12 +213,12 @@ class Search:
         """The steps of another trial's stage count for a trial, up to one of them."""
         trial = walker.trial
         seed = self.seed_of(trial.number)
-        self._paths.note(Change(self.place, trial.number, seed, State.RUNNING, stage, step, False, trial.config, "", True))
+        self._ways.note(Change(self.place, trial.number, seed, State.RUNNING, stage, step, False, trial.config, "", True))
 
     def _changed(self, walker: Walker, state: State, stage: int | None, *, forked: bool = False) -> None:
         trial = walker.trial
         seed = self.seed_of(trial.number)
-        self._paths.note(Change(self.place, trial.number, seed, state, stage, trial.step, forked, trial.config, trial.error))
+        self._ways.note(Change(self.place, trial.number, seed, state, stage, trial.step, forked, trial.config, trial.error))
 
     def seed_of(self, trial: int) -> int:
         """What the random numbers of a trial's training are keyed by."""
@@ -370,8 +304,8 @@ class Search:
         score: Score | None = scores if self.slot is None else scores[self.slot]
         trial, group = walker.trial, walker.group
         trial.step, trial.stage = step, stage
-        if stage is not None and self._paths.observed:
-            self._paths.note(Counted(self.place, trial.number, step, stage))
+        if stage is not None and self._ways.observed:
+            self._ways.note(Counted(self.place, trial.number, step, stage))
         if score is None:
             trial.losses.append(NAN)
         else:
@@ -415,7 +349,7 @@ class Search:
         if walker.goal >= 0:
             walker.goal = -1
             walker.leaf.claims -= 1
-            self._paths.let_go(walker.leaf)
+            self._ways.let_go(walker.leaf)
 
     def _stand(self, candidate: TrialRecord) -> None:
         """A trial has come to rest, with all its replicates: count it, and tell the engine."""
@@ -436,7 +370,7 @@ class Search:
         if self._follow(group) or group.lost:
             for walker in walkers:
                 if walker.trial.state is State.RUNNING:
-                    self._paths.withdraw(walker)
+                    self._ways.withdraw(walker)
                     self.rest(walker, State.STOPPED)
         state = group.rests
         if state is None or group.record.state is not State.RUNNING:
@@ -509,4 +443,4 @@ def total_of(trials: int | None, *sizes: int | None) -> int:
     return trials if sizes[0] is None else min(trials, sizes[0])
 
 
-__all__ = ["Best", "Change", "Counted", "Search", "total_of"]
+__all__ = ["Best", "Search", "total_of"]

@@ -10,11 +10,12 @@ from openhpo.engines import Engine
 from openhpo.objective import Objective
 from openhpo.plan import Plan
 from openhpo.samplers import Sampler
-from openhpo.search import Best, Change, Counted, Search
+from openhpo.search import Best, Search
 from openhpo.space import Space
 from openhpo.stages import Stage, State, TrialRecord, Verdict
 from openhpo.suggestions import Known, Suggestion
-from openhpo.workload import Earlier, Workload
+from openhpo.ways import Earlier
+from openhpo.workload import Workload
 
 
 class Study(Workload):
@@ -101,4 +102,4 @@ class Study(Workload):
         return self.search.best
 
 
-__all__ = ["Best", "Change", "Counted", "Stage", "State", "Study", "TrialRecord", "Verdict"]
+__all__ = ["Best", "Stage", "State", "Study", "TrialRecord", "Verdict"]
