@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
+from numpy.typing import NDArray
 
 from openhpo.course import Course
 from openhpo.errors import UserError, clipped
 from openhpo.lineage import Lineage
+from openhpo.objective import Objective
 from openhpo.result import load_file
 from openhpo.space import Space
 from openhpo.storage import StudyWriter, Tables, schema
@@ -26,6 +28,8 @@ FOLDER = "earlier"
 SAME = ("app", "data", "seed", "precision", "state_dtype")  # what has to be the same for steps to be the same
 MISSING = {"precision": "fp32"}
 QUOTED = 100  # characters of what differs
+PLACE = 40  # bits for the row of a report; those above are for its source
+ROW = (1 << PLACE) - 1
 
 
 class Source(NamedTuple):
@@ -71,8 +75,8 @@ class Trained:
         order, begin = lineage.by_stage
         for row in numpy.flatnonzero(tables.stages["again"] == 0).tolist():
             stage = int(tables.stages["stage"][row])
-            rows = order[begin[stage] : begin[stage + 1]].tolist()
-            if not rows:
+            rows = order[begin[stage] : begin[stage + 1]] + (place << PLACE)  # 8 bytes a step
+            if not len(rows):
                 continue
             start = int(tables.stages["start"][row])
             node = self._tree.root
@@ -80,8 +84,8 @@ class Trained:
                 course = course_of(part)
                 while node.stop < stop:
                     node, _ = self._tree.descend(node, course, stop)
-                    if not node.scores:
-                        node.scores = [(place, each) for each in rows[node.start - start : node.stop - start]]
+                    if not len(node.scores):
+                        node.scores = rows[node.start - start : node.stop - start]
 
     def reach(self, path: Iterator[tuple[Course, int]]) -> int:
         """How far the steps of a computation are known.
@@ -98,10 +102,10 @@ class Trained:
             path: As in `reach`.
             start: As above.
         """
-        found = [where for _, pieces in self._walk(path) for where in pieces]
-        return [_metrics(self._sources[place].tables, row) for place, row in found[start:]]
+        found = numpy.concatenate([pieces for _, pieces in self._walk(path)])[start:].tolist()
+        return [_metrics(self._sources[where >> PLACE].tables, where & ROW) for where in found]
 
-    def _walk(self, path: Iterator[tuple[Course, int]]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    def _walk(self, path: Iterator[tuple[Course, int]]) -> Iterator[tuple[int, NDArray[numpy.int64]]]:
         """How far it goes, piece by piece: the last step, and where the steps of the piece are reported."""
         node, step = self._tree.root, 0
         for course, stop in path:
@@ -142,13 +146,16 @@ def _metrics(tables: Tables, row: int) -> dict[str, float]:
     return {name: value for name, value, is_there in zip(tables.metrics, values.tolist(), there, strict=True) if is_there}
 
 
-def trained_for(study: Path, sources: Sequence[str | Path], wanted: Mapping[str, Any]) -> Trained | None:
+def trained_for(
+    study: Path, sources: Sequence[str | Path], wanted: Mapping[str, Any], objectives: Sequence[Objective]
+) -> Trained | None:
     """What a study may take over from earlier ones: what it took when it began, where it has begun.
 
     Args:
         study: The study's folder; what is taken is copied into it.
         sources: The earlier studies' folders.
         wanted: What the study's steps depend on besides its configurations: of `SAME` what there is.
+        objectives: What counts now.
 
     Returns:
         None where there are no sources.
@@ -167,6 +174,9 @@ def trained_for(study: Path, sources: Sequence[str | Path], wanted: Mapping[str,
             continue
         tables = load_file(source)
         check_usable(str(source), tables, wanted)
+        for objective in objectives:
+            if len(tables.reports) and not objective.needs <= set(tables.metrics):
+                raise UserError(f"{source} cannot be taken over: in it {objective.missing(set(tables.metrics))}")
         found.append(Source(str(source), tables))
     return Trained(found)
 

@@ -25,7 +25,7 @@ from openhpo.engines import Engine
 from openhpo.errors import UserError
 from openhpo.launcher import relaunch
 from openhpo.limits import Limits
-from openhpo.objective import Objective
+from openhpo.objective import Objective, objective_of
 from openhpo.place import Place, find_place, gather_on_node, share_threads
 from openhpo.plan import Plan
 from openhpo.progress import choose_view
@@ -287,8 +287,9 @@ def _run(train: Callable[[Trial], Any], plans: Mapping[str, Plan], job: Job) -> 
     def make_study(totals: Sequence[int] | None = None, /) -> Workload:
         counts = [None] * len(plans) if totals is None else totals
         made = {name: _warm(plan.of(count), folder / name) for (name, plan), count in zip(plans.items(), counts, strict=True)}
+        objectives = [objective_of(plan.objective) for plan in plans.values()]
         data = data_of(job.data, [{"space": {"fixed": plan.space.fixed}} for plan in plans.values()])
-        earlier = trained_for(folder, sources, {**identity, "data": data, "seed": job.seed})
+        earlier = trained_for(folder, sources, {**identity, "data": data, "seed": job.seed}, objectives)
         return Workload(made, seed=job.seed, merge=job.merge, ranks_per_trial=job.ranks_per_trial, earlier=earlier)
 
     def cast(rank: int, size: int) -> Mapping[str, Actor]:

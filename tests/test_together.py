@@ -263,6 +263,12 @@ def test_what_would_not_be_the_same_steps_is_refused_by_name(tmp_path, there, he
     assert not (tmp_path / "here").exists()
 
 
+def test_an_earlier_study_that_did_not_report_what_counts_now_is_refused(tmp_path):
+    alone(tmp_path / "there", PLANS["part"])
+    with pytest.raises(hpo.UserError, match="there cannot be taken over: in it the metric 'speed' was never yielded"):
+        alone(tmp_path / "here", plan(objective=hpo.Maximize("speed")), warm_tree=tmp_path / "there")
+
+
 def test_an_earlier_study_goes_with_merged_stages_only(tmp_path):
     alone(tmp_path / "there", PLANS["part"])
     with pytest.raises(hpo.UserError, match="leave out --no-merge"):
