@@ -69,8 +69,8 @@ class Node:
         work: How far it is.
         stage: The stage that reported its steps.
         state: The name of its end state, where that lies anywhere.
-        scores: Of each step reported; where studies have different objectives, one score for each of these. In a tree of what was
-            trained earlier, where the step is reported.
+        scores: Of each step reported; where studies have different objectives, one score for each of these. In a tree of what
+            was trained earlier, where the step is reported.
         holders: Ranks that hold its end state.
         file: The checkpoint of its end state; empty where there is none.
         walkers: Trials that need it next.
