@@ -50,7 +50,7 @@ from openhpo.protocol import (
     Welcome,
 )
 from openhpo.reported import Reported
-from openhpo.resume import There, begun_with, check_same, replay
+from openhpo.resume import There, begun_with, check_alone, check_same, make_folders, replay
 from openhpo.scheduler import Scheduler
 from openhpo.stages import Stage, State, StateName
 from openhpo.storage import StudyWriter, Tables, checkpoints, schema
@@ -220,12 +220,13 @@ class Coordinator(Actor):
 
     def _begin(self, definition: Mapping[str, Any]) -> StudyWriter:
         """Make the file, and the folders of studies that share it."""
+        if self._study.single:
+            check_alone(self._folder)
+        else:
+            make_folders(self._folder, self._study.names)
         if self._study.earlier is not None:
             self._study.earlier.keep(self._folder)
         writer: StudyWriter = self._make_writer(self._folder, definition, self._environment)
-        if not self._study.single:
-            for name in self._study.names:
-                (self._folder / name).mkdir(exist_ok=True)
         return writer
 
     def _what_is_there(self, definition: Mapping[str, Any]) -> There | None:
@@ -246,7 +247,8 @@ class Coordinator(Actor):
             tables, definition, self._environment, trials=kept.trials, stages=kept.stages, reports=kept.reports
         )
         self._began -= kept.seconds
-        self._steps = kept.reports
+        ranks = tables.stages["ranks"][tables.reports["stage"][: kept.reports]]
+        self._steps = int((ranks > 0).sum())
         self._shown = (self._time(), self._steps)
         rows = tables.trials[: kept.trials]
         self._configs = {(int(row["study"]), int(row["trial"])): tables.config(row) for row in rows}

@@ -282,7 +282,7 @@ def _run(train: Callable[[Trial], Any], plans: Mapping[str, Plan], job: Job) -> 
     identity = {"app": job.app or getattr(train, "__module__", "app"), "precision": job.precision}
     identity |= {} if job.data is None else {"data": job.data}
     identity |= {} if job.state_dtype is None else {"state_dtype": job.state_dtype}
-    sources = [job.warm_tree] if isinstance(job.warm_tree, str | Path) else list(job.warm_tree)
+    sources = [Path(each) for each in ([job.warm_tree] if isinstance(job.warm_tree, str | Path) else job.warm_tree)]
 
     def make_study(totals: Sequence[int] | None = None, /) -> Workload:
         counts = [None] * len(plans) if totals is None else totals

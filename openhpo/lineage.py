@@ -66,41 +66,48 @@ class Lineage:
 
     @cached_property
     def standings(self) -> dict[int, tuple[int, int]]:
-        """Of the trials that share stages or took over a model: the stage they have come to, and the step."""
-        stages, owner = self._trained, dict(zip(*self._stage_owners, strict=True))
-        sharing: dict[int, tuple[int, int]] = {}
-        for stage, trial, parent in zip(*(stages[name].tolist() for name in ("stage", "trial", "parent")), strict=True):
-            if parent >= 0 and owner[parent] != trial:
-                sharing[trial] = (stage, 0)
-        for trial in self.forked:
-            sharing.setdefault(trial, (NO_STAGE, 0))
-        last = dict.fromkeys(sharing, NO_STAGE)
-        for stage, trial in zip(*self._stage_owners, strict=True):
-            if trial in last:
-                last[trial] = stage
-        for event in self._tables.events:
-            trial, stage = int(event["trial"]), int(event["stage"])
-            if stage >= 0 and event["kind"].startswith(schema.TRIAL.encode()) and (trial in sharing or owner[stage] != trial):
-                sharing[trial] = (stage, min(int(event["step"]), self._reached(stage)))
-        for trial, stage in last.items():
-            if stage > sharing[trial][0] or not sharing[trial][1]:  # it has begun after the last event
-                sharing[trial] = (stage, self._reached(stage))
-        return sharing
+        """Of the trials whose reports are not just those of their own stages: the stage they have come to, and the step."""
+        stages = self._trained
+        columns = (stages[name].tolist() for name in ("stage", "trial", "parent", "start", "event", "study"))
+        owner = dict(zip(stages["stage"].tolist(), stages["trial"].tolist(), strict=True))
+        last: dict[int, tuple[int, int, int]] = {}  # of each trial: how many events were before, a stage, a step of it
+        own: dict[int, int] = {}
+        special = set(self.forked)
+        for stage, trial, parent, start, event, study in zip(*columns, strict=True):
+            if parent >= 0 and (owner[parent] != trial or self._reached(parent) != start):
+                special.add(trial)
+            if study >= 0:  # not one of another study's
+                last[trial], own[trial] = (event, stage, self._reached(stage)), stage
+        events = self._tables.events
+        told = numpy.flatnonzero(numpy.char.startswith(events["kind"], schema.TRIAL.encode()) & (events["stage"] >= 0))
+        columns = (events[name][told].tolist() for name in ("trial", "stage", "step"))
+        for number, trial, stage, step in zip(told.tolist(), *columns, strict=True):
+            if last.get(trial, (0,))[0] <= number:
+                last[trial] = (number, stage, min(step, self._reached(stage)))
+                if owner[stage] != trial or stage != own.get(trial, stage):
+                    special.add(trial)
+        found = {trial: last.get(trial, (0, NO_STAGE, 0))[1:] for trial in special}
+        reports = numpy.bincount(self._tables.reports["trial"], minlength=len(self._tables.trials)).tolist()
+        for trial, (_, stage, step) in last.items():
+            if step != reports[trial]:  # it was stopped there, and others went on
+                found[trial] = (stage, step)
+        return found
 
     def _reached(self, stage: int) -> int:
         """The last step that a stage has reported."""
+        return self._last[stage]
+
+    @cached_property
+    def _last(self) -> list[int]:
         _, begin = self.by_stage
-        return int(self._tables.stages["start"][self.row_of[stage]] + begin[stage + 1] - begin[stage])
+        last: list[int] = (self._tables.stages["start"] + numpy.diff(begin)).tolist()
+        return last
 
     @cached_property
     def _trained(self) -> NDArray[Any]:
         """The stages that reported; not those that only brought back a state."""
         trained: NDArray[Any] = self._tables.stages[self._tables.stages["again"] == 0]
         return trained
-
-    @property
-    def _stage_owners(self) -> tuple[list[int], list[int]]:
-        return self._trained["stage"].tolist(), self._trained["trial"].tolist()
 
     @cached_property
     def rows(self) -> list[NDArray[numpy.int64]]:

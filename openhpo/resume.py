@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from openhpo.scheduler import Scheduler
 from openhpo.stages import Stage, State, StateName
 from openhpo.storage import Tables, schema
 from openhpo.storage.checkpoints import name_of
+from openhpo.storage.reader import located
 from openhpo.suggestions import Suggestion
 
 QUOTED = 200  # characters of a definition in a message
@@ -59,6 +60,10 @@ def check_same(folder: Path, definition: Mapping[str, Any]) -> There:
         UserError: It holds another one.
     """
     tables = load_file(folder)
+    if ("studies" in definition) != ("studies" in tables.definition):
+        one, several = "one study by itself", "several studies that share a tree"
+        holds, here = (one, several) if "studies" in definition else (several, one)
+        raise UserError(f"{folder} holds {holds}, and here there are {here}: choose another --study, or remove that folder.")
     wanted, there = (_without_totals(json.loads(json.dumps(each))) for each in (definition, tables.definition))
     differing = [key for key in {**wanted, **there} if wanted.get(key) != there.get(key)]
     if differing:
@@ -77,6 +82,36 @@ def check_same(folder: Path, definition: Mapping[str, Any]) -> There:
                 "fewer: --trials is the total. Choose another --study, or remove that folder."
             )
     return There(tables, phase_of(tables.events["kind"]) == "finished", totals)
+
+
+def check_alone(folder: Path) -> None:
+    """Make sure that a folder in which a study is to begin is not that of a study which shares its file with others.
+
+    Raises:
+        UserError: It is.
+    """
+    file, name = located(folder)
+    if name is not None and name in load_file(file).names:
+        raise UserError(
+            f"{folder} is one of the studies of {file.parent}, which run together: give that job's command again "
+            f"(openhpo resume {file.parent}), or choose another --study"
+        )
+
+
+def make_folders(folder: Path, names: Sequence[str]) -> None:
+    """Make a folder for each of several studies that share a file.
+
+    Raises:
+        UserError: Something else is there.
+    """
+    for name in names:
+        if (folder / name / schema.FILE).exists():
+            raise UserError(f"{folder / name} holds a study of its own: choose another --study, or another --name")
+    for name in names:
+        try:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the folder {folder / name} cannot be made: {error.strerror}. Choose another --study.") from None
 
 
 def totals_of(definition: Mapping[str, Any]) -> list[int]:

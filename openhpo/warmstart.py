@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from openhpo.objective import NO_SCORE, Objective, Score
 from openhpo.result import Result, load
 from openhpo.space import Space
 from openhpo.stages import State, TrialRecord
-from openhpo.storage import schema
+from openhpo.storage.reader import located
 from openhpo.suggestions import Known
 
 MOST = 1000  # trials that are taken over, the best of them
@@ -64,10 +65,11 @@ def known_for(study: Path, source: str | Path, space: Space, objective: Objectiv
     Raises:
         UserError: As `known_from` does.
     """
-    if (study / schema.FILE).exists():
-        described = load(study).definition.get("warm_start")
-        if described is not None and described["source"] == str(source):
-            return Known.from_definition(described)
+    if located(study)[0].exists():
+        with contextlib.suppress(UserError):  # it is another one, which is told later
+            described = load(study).definition.get("warm_start")
+            if described is not None and described["source"] == str(source):
+                return Known.from_definition(described)
     return known_from(source, space, objective)
 
 

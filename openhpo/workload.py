@@ -275,9 +275,8 @@ class Workload(Ways):
         Raises:
             UserError: No trial has ever yielded a metric that the objective needs.
         """
-        objective = self.searches[stage.study].objective
-        if not self._seen.issuperset(objective.needs) and not self._run_of(stage).stopped:
-            raise UserError(objective.missing(self._seen))
+        if not self._run_of(stage).stopped:
+            self._check_seen(self.searches[stage.study])
         run = self._settle(stage)
         node, parent = run.node, run.node.parent
         assert parent is not None
@@ -545,7 +544,14 @@ class Workload(Ways):
             return False
         for search in self.searches:
             search.check_over()
+            if search.failed < len(search.candidates):
+                self._check_seen(search)
         return True
+
+    def _check_seen(self, search: Search) -> None:
+        """Make sure that training yields what a search needs."""
+        if not self._seen.issuperset(search.objective.needs):
+            raise UserError(search.objective.missing(self._seen))
 
     @property
     def total(self) -> int:

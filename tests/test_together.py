@@ -160,6 +160,73 @@ def test_a_name_that_is_no_folder_is_refused(tmp_path, name):
         together(tmp_path / "job", {name: PLANS["part"], "other": PLANS["asha"]})
 
 
+def test_a_trial_that_was_stopped_has_no_steps_that_others_trained_on(tmp_path):
+    stopping = plan(engine=hpo.ASHA(STEPS, 2, 3, stopping=True))
+    results = together(tmp_path / "job", {"asha": stopping, "all": PLANS["all"]})
+    stopped = [trial for trial, state in enumerate(results["asha"].states) if state is hpo.State.STOPPED]
+    assert stopped
+    events = results["asha"].tables.events
+    for trial in stopped:
+        step = int(events["step"][(events["kind"] == b"trial_stopped") & (events["trial"] == trial)][-1])
+        assert results["asha"].steps[trial] == step < STEPS
+        assert numpy.isnan(results["asha"].curves()[trial, step:]).all()
+
+
+def failing(trial):
+    while True:
+        if trial["momentum"] == 0.5:
+            raise ValueError("too little momentum")
+        yield {"loss": 1.0}
+
+
+def test_a_failure_of_a_shared_stage_has_its_traceback_in_each_study(tmp_path):
+    results = hpo.run_together(failing, {"one": plan(), "two": plan()}, study=tmp_path / "job", **QUIET)
+    for result in results.values():
+        assert len(result.failures) == 16
+        assert all("in failing" in failure["traceback"] for failure in result.failures)
+
+
+def test_a_metric_that_only_a_study_needs_which_trains_nothing_is_named(tmp_path):
+    with pytest.raises(hpo.UserError, match="'speed' was never yielded"):
+        together(tmp_path / "job", {"one": PLANS["part"], "two": plan(PLANS["part"].space, hpo.Minimize("speed"))})
+
+
+def test_what_is_in_the_place_of_a_study_is_left_alone(tmp_path):
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "part").write_text("mine")
+    with pytest.raises(hpo.UserError, match="the folder .*job/part cannot be made"):
+        together(tmp_path / "job")
+    assert [path.name for path in (tmp_path / "job").iterdir()] == ["part"]
+    alone(tmp_path / "other" / "asha", PLANS["asha"])
+    with pytest.raises(hpo.UserError, match="other/asha holds a study of its own"):
+        together(tmp_path / "other")
+    together(tmp_path / "jobs")
+    with pytest.raises(hpo.UserError, match="jobs/asha is one of the studies of .*jobs, which run together"):
+        alone(tmp_path / "jobs" / "asha", PLANS["asha"])
+    with pytest.raises(hpo.UserError, match="holds several studies that share a tree, and here there are one study by itself"):
+        alone(tmp_path / "jobs", PLANS["asha"])
+
+
+def test_a_job_that_learns_from_an_earlier_study_goes_on_when_that_is_gone(tmp_path):
+    alone(tmp_path / "old", PLANS["part"])
+    plans = {"bayes": plan(sampler=hpo.TPE(), trials=6, warm_start=tmp_path / "old"), "part": PLANS["part"]}
+    together(tmp_path / "job", plans)
+    shutil.rmtree(tmp_path / "old")
+    plans["bayes"] = plan(sampler=hpo.TPE(), trials=9, warm_start=tmp_path / "old")
+    assert len(together(tmp_path / "job", plans)["bayes"].configs) == 9
+
+
+def test_a_member_does_not_copy_one_that_has_reached_its_target(tmp_path):
+    target = hpo.Minimize(hpo.first_step("loss <= 2.4"))
+    space = hpo.Space({"lr": hpo.Float((0.1, 1.0)), "momentum": 0.9})
+    for seed in range(6):
+        population = plan(space, target, hpo.PopulationBased(20, 2), hpo.Random(), trials=8)
+        result = alone(tmp_path / str(seed), population, seed=seed)
+        assert result.finished  # and can be read
+        events = result.tables.events
+        assert (events["stage"][events["kind"] == b"trial_forked"] >= 0).all()
+
+
 # ---- what an earlier study has trained
 
 
@@ -318,9 +385,19 @@ def test_a_file_says_the_same_as_the_command_line(tmp_path, app, openhpo):
         '[studies.some]\nmethod = "grid"\nset = {momentum = 0.9}\naxis = {"lr.initial" = [0.5]}\n'
         '[studies.asha]\nmethod = "asha"\ntrials = 6\nmin-steps = 2\nmaximize = "gain"\nprior = [{momentum = 0.5}]\n'
     )
-    some, asha = split(words_of(path, ["--steps", "5"]))
+    some, asha = split(words_of(path, ["--retries", "1"]))
     assert some[:8] == ["grid", str(app), "--seed", "3", "--study", "runs/job", "--device", "cpu"]
-    assert some[8:] == ["--no-progress", "--steps", "5", "--name", "some", "--set", "momentum=0.9", "--axis", "lr.initial=0.5,"]
+    assert some[8:] == [
+        "--no-progress",
+        "--retries",
+        "1",
+        "--name",
+        "some",
+        "--set",
+        "momentum=0.9",
+        "--axis",
+        "lr.initial=0.5,",
+    ]
     assert asha == [
         "asha",
         "--name",
@@ -372,6 +449,8 @@ def test_a_file_says_the_same_as_the_command_line(tmp_path, app, openhpo):
         (["grid", "app.py", "+", "asha"], "say how many trials"),
         (["grid", "app.py", "+", "asha", "--trials", "4", "--min-step", "3"], "No such option"),
         (["file", "missing.toml"], "missing.toml cannot be read"),
+        (["file", "missing.toml", "+", "grid"], "a file of studies is a job of its own"),
+        (["grid", "app.py", "--name", "mine"], "--name is for one of several studies"),
     ],
 )
 def test_mistakes_in_a_command_of_several_studies_are_told_in_a_line(words, said, app, openhpo, tmp_path):
@@ -397,3 +476,25 @@ def test_mistakes_in_a_file_of_studies_are_named(text, said, tmp_path):
     path.write_text(text)
     with pytest.raises(hpo.UserError, match=said):
         words_of(path)
+
+
+def test_what_stands_above_the_studies_of_a_file_holds_for_all_of_them(tmp_path):
+    path = tmp_path / "studies.toml"
+    path.write_text(
+        'app = "app.py"\nsteps = 6\nset = {a = 1}\n[studies.x]\nmethod = "asha"\nsteps = 9\n[studies.y]\nmethod = "grid"'
+    )
+    x, y = split(words_of(path))
+    assert x[2:] == ["--name", "x", "--steps", "6", "--set", "a=1", "--steps", "9"]
+    assert y[1:] == ["--name", "y", "--steps", "6", "--set", "a=1"]
+    with pytest.raises(hpo.UserError, match="--trials is each study's own, so say it in .*studies.toml"):
+        words_of(path, ["--trials", "9"])
+
+
+def test_a_configuration_to_try_first_is_one_table_or_several(tmp_path):
+    path = tmp_path / "studies.toml"
+    for text, words in (
+        ("{a = 1, b = 2}", ["--prior", "a=1,b=2"]),
+        ("[{a = 1, b = 2}, {a = 3}]", ["--prior", "a=1,b=2", "--prior", "a=3"]),
+    ):
+        path.write_text(f'app = "app.py"\n[studies.x]\nmethod = "asha"\nprior = {text}\n')
+        assert words_of(path)[4:] == words

@@ -456,6 +456,10 @@ def _run(name: str, options: Options, chosen: Method) -> None:
 
     if gathers(name, options, chosen):
         return
+    if options.name is not None:
+        raise UserError(
+            "--name is for one of several studies of a job, with a + between two of them; --study says where one goes"
+        )
     if options.trials is None and chosen.trials is not None:
         options = replace(options, trials=chosen.trials)
     result = search(name, options, chosen.sampler, chosen.engine)

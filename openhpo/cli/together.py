@@ -202,6 +202,8 @@ def file(
     """
     from openhpo.cli.run import run_app
 
+    if _gathered.get() is not None:
+        raise UserError("a file of studies is a job of its own: write its studies beside the others, or the others into it")
     words = words_of(Path(path), context.args)
     command = typer.main.get_command(run_app)
     return run_blocks(words, lambda part: command.main(part, prog_name="openhpo run", standalone_mode=False))  # type: ignore[return-value]
@@ -230,7 +232,15 @@ def words_of(path: Path, more: Sequence[str] = ()) -> list[str]:
         raise UserError(
             f'{path} needs app = "my_app.py", and for each study a table such as [studies.asha] with method = "asha"'
         )
-    common = [word for name, value in content.items() if name not in OF_FILE for word in _option(path, name, value)]
+    for word in more:
+        name = word.removeprefix("--").partition("=")[0].replace("-", "_")
+        if word.startswith("--") and name in OWN:
+            raise UserError(f"--{name.replace('_', '-')} is each study's own, so say it in {path}, for all or for one of them")
+    given = {name: value for name, value in content.items() if name not in OF_FILE}
+    common: list[str] = []
+    of_each: list[str] = []
+    for name, value in given.items():
+        (of_each if name.replace("-", "_") in OWN else common).extend(_option(path, name, value))
     app = content["app"] if not content["app"].endswith(".py") else str(path.parent / content["app"])
     words: list[str] = []
     for name, study in studies.items():
@@ -239,7 +249,7 @@ def words_of(path: Path, more: Sequence[str] = ()) -> list[str]:
             raise UserError(f'{path}: the study {name!r} does not say its method, such as method = "asha".{near}')
         own = [word for key, value in study.items() if key != "method" for word in _option(path, key, value)]
         start = [SEPARATOR, study["method"]] if words else [study["method"], app, *common, *more]
-        words += [*start, "--name", name, *own]
+        words += [*start, "--name", name, *of_each, *own]
     return words
 
 
@@ -250,6 +260,8 @@ def _option(path: Path, name: str, value: Any) -> Iterator[str]:
         yield option
     elif value is False:
         yield f"--no-{option[2:]}"
+    elif isinstance(value, dict) and name == "prior":  # a configuration, and not an option for each hyperparameter
+        yield from _option(path, name, [value])
     elif isinstance(value, dict):
         for key, inner in value.items():
             yield from (option, f"{key}={_text(path, inner)}")

@@ -129,7 +129,7 @@ class PopulationBased(Engine):
         donor = int(self._ranking[int(rng.integers(few))][-1])
         rest = self._rests[donor]
         # a model that is done has nothing left to train
-        return None if rest.score == NO_SCORE or rest.step >= self.max_steps else donor
+        return None if rest.score == NO_SCORE or rest.done else donor
 
     def _explore(self, config: Config, rng: numpy.random.Generator) -> Config:
         """Hyperparameters derived from a donor's."""
@@ -166,7 +166,8 @@ class PopulationBased(Engine):
         if trial.state in (State.PAUSED, State.DONE):
             # numbers side by side, as these are compared some thirty times a decision
             place = (trial.last.violation, trial.last.loss, trial.number)
-            self._rests[trial.number] = Rest(trial.last, trial.step, trial.config, place)
+            done = trial.state is State.DONE or trial.step >= self.max_steps
+            self._rests[trial.number] = Rest(trial.last, trial.step, trial.config, place, done)
             self._ranking.add(place)
         if trial.state is State.PAUSED:
             heapq.heappush(self._ready, (trial.step, trial.number))
@@ -196,3 +197,4 @@ class Rest(msgspec.Struct, frozen=True, gc=False):
     step: int
     config: Config
     place: tuple[float, float, int]  # in the ranking
+    done: bool = False

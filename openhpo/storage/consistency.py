@@ -91,7 +91,8 @@ def _check_stages(stages: NDArray[Any], counts: NDArray[numpy.int64]) -> None:
     known = (stages["rank"] == schema.NONE) & (stages["ranks"] == 0) & (again == 0)  # from an earlier study
     trained = (stages["rank"] >= 0) & (stages["ranks"] >= 1) & (again >= 0) & (again <= 1)
     must(known | trained, "a stage is damaged")
-    must(numpy.isfinite(stages["time"]), "the time of a stage is damaged")
+    must(numpy.isfinite(stages["time"]) & (stages["event"] >= 0), "the time of a stage is damaged")
+    must(numpy.diff(stages["event"]) >= 0, "its stages are not in order")
     must((start >= 0) & (start < stages["stop"]), "the steps of a stage are damaged")
     must((parent < numbers) & numpy.where(start == 0, parent == schema.NONE, parent >= 0), "a stage goes on from none")
     later = parent >= 0

@@ -26,6 +26,7 @@ STAGES = numpy.dtype(
         ("rank", "i4"),
         ("ranks", "i4"),
         ("again", "i1"),
+        ("event", "i4"),
         ("time", "f8"),
         ("config_at", "i8"),
         ("config_size", "i4"),

@@ -36,10 +36,12 @@ def share(tables: Tables, place: int) -> Tables:
     stages["stop"] = [through[stage] for stage in stages["stage"].tolist()]
     stages["parent"] = [number.get(parent, schema.NONE) for parent in stages["parent"].tolist()]
     stages["stage"], stages["study"] = numpy.arange(len(stages)), numpy.where(foreign, schema.NONE, 0)
-    events = _events(tables, place, number)
-    # how many events were before a report, of those that are left
-    kept = numpy.append(0, numpy.cumsum(numpy.isin(tables.events["study"], (place, schema.NONE))))
-    reports["event"] = kept[numpy.minimum(reports["event"], len(kept) - 1)]
+    mine = numpy.isin(tables.events["study"], (place, schema.NONE)) | (tables.events["kind"] == schema.STAGE_FAILED.encode())
+    events = _events(tables, place, mine, number)
+    # how many events were before a report or a stage, of those that are left
+    kept = numpy.append(0, numpy.cumsum(mine))
+    for rows_of in (reports, stages):
+        rows_of["event"] = kept[numpy.minimum(rows_of["event"], len(kept) - 1)]
     trials = tables.trials[tables.trials["study"] == place].copy()
     trials["study"] = 0
     definition = {name: value for name, value in tables.definition.items() if name != "studies"} | tables.studies[place]
@@ -97,9 +99,11 @@ def _reports(
     return reports, rows
 
 
-def _events(tables: Tables, place: int, number: dict[int, int]) -> NDArray[numpy.void]:
-    """What happened to a study's trials, and to all."""
-    events = tables.events[numpy.isin(tables.events["study"], (place, schema.NONE))].copy()
+def _events(tables: Tables, place: int, mine: NDArray[numpy.bool_], number: dict[int, int]) -> NDArray[numpy.void]:
+    """What happened to a study's trials, and to all; also why stages failed that were trained for others and perhaps for it."""
+    events = tables.events[mine].copy()
+    foreign = ~numpy.isin(events["study"], (place, schema.NONE))
+    events["trial"][foreign] = schema.NONE
     events["stage"] = [number.get(stage, schema.NONE) for stage in events["stage"].tolist()]
     begun = numpy.isin(events["kind"], (schema.STARTED.encode(), schema.RESUMED.encode()))
     events["step"][begun] = tables.studies[place]["trials"]

@@ -159,7 +159,20 @@ class StudyWriter:
         text = (schema.NONE, 0) if config is None else self._text(json.dumps(config))
         self._add(
             "stages",
-            (stage, trial, study, schema.NONE if parent is None else parent, start, stop, rank, ranks, again, time, *text),
+            (
+                stage,
+                trial,
+                study,
+                schema.NONE if parent is None else parent,
+                start,
+                stop,
+                rank,
+                ranks,
+                again,
+                self._events,
+                time,
+                *text,
+            ),
         )
 
     def reports(

@@ -88,7 +88,12 @@ def _check_search(replayed: Search, lived: Search, path: Path) -> None:
     """A method is the same in the file, in memory, and to the reader."""
     for here, there in ((replayed.trials, lived.trials), (replayed.candidates, lived.candidates)):
         assert [facts(trial) for trial in here] == [facts(trial) for trial in there], "file and memory differ"
-    best, read_back = lived.best, Result(path).best
+    result = Result(path)
+    for trial in lived.trials:
+        step, (score, at) = int(result.steps[trial.number]), result.scores[trial.number]
+        assert step == trial.step, f"the reader finds {step} steps of trial {trial.number}, which has {trial.step}"
+        assert (score, at) == (trial.score, trial.best_step), f"the reader finds another score of trial {trial.number}"
+    best, read_back = lived.best, result.best
     assert repr(best) == repr(replayed.best)
     if (
         lived.engine.forks and best is not None and read_back is not None
