@@ -536,7 +536,12 @@ LOADING = {
     "special_dtype",
 }
 OF_MPI = {"allgather", "allreduce", "alltoall", "bcast", "irecv", "mrecv", "recv", "scatter", "sendrecv"}  # in small letters
-KNOWN = {"openhpo/place.py: allgather"}  # of one job's ranks on one node, and of no file
+KNOWN = {
+    "openhpo/place.py: allgather",  # of one job's ranks on one node, and of no file
+    # what training code itself sends between the ranks of its group, by mpi4py's methods for Python objects
+    "openhpo/training/communicator.py: allgather",
+    "openhpo/training/communicator.py: pickle",
+}
 
 
 def unpickling(path):
