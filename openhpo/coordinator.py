@@ -503,8 +503,6 @@ class Coordinator(Actor):
 
     def _tell_known(self, stage: Stage) -> None:
         """Tell the study what an earlier one has reported, as if it were trained now."""
-        if stage.id not in self._scheduler.stages:
-            return  # another one was stopped, and with it the need for this
         for names, rows in itertools.groupby(self._study.known(stage), key=tuple):
             values = numpy.array([list(row.values()) for row in rows])
             if not self._take(stage, self._study.reported(stage) + 1, names, values):
@@ -575,22 +573,12 @@ class Coordinator(Actor):
 
     def _record_change(self, change: Change) -> None:
         assert self._writer is not None
-        if change.joined:
-            assert change.stage is not None
-            self._writer.event(
-                schema.TRIAL_JOINED,
-                self._time(),
-                trial=change.trial,
-                study=change.study,
-                stage=change.stage,
-                step=change.step,
-            )
-            return
-        if change.state is State.RUNNING and not change.forked:
+        if change.state is State.RUNNING and not change.forked and not change.joined:
             self._configs[change.study, change.trial] = change.config
             self._writer.trial(change.trial, change.seed, change.config, self._time(), change.study)
             return
-        kind = schema.TRIAL_FORKED if change.forked else f"{schema.TRIAL}{change.state.value}"
+        kind = schema.TRIAL_JOINED if change.joined else f"{schema.TRIAL}{change.state.value}"
+        kind = schema.TRIAL_FORKED if change.forked else kind
         text = json.dumps(change.config) if change.forked else change.error
         stage = schema.NONE if change.stage is None else change.stage
         self._writer.event(kind, self._time(), trial=change.trial, study=change.study, stage=stage, step=change.step, text=text)

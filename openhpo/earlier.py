@@ -103,7 +103,7 @@ class Trained:
             start: As above.
         """
         found = numpy.concatenate([pieces for _, pieces in self._walk(path)])[start:].tolist()
-        return [_metrics(self._sources[where >> PLACE].tables, where & ROW) for where in found]
+        return [self._sources[where >> PLACE].tables.reported(where & ROW) for where in found]
 
     def _walk(self, path: Iterator[tuple[Course, int]]) -> Iterator[tuple[int, NDArray[numpy.int64]]]:
         """How far it goes, piece by piece: the last step, and where the steps of the piece are reported."""
@@ -138,12 +138,6 @@ def _courses(tables: Tables) -> Callable[[int], Course]:
         return made[key]
 
     return course_of
-
-
-def _metrics(tables: Tables, row: int) -> dict[str, float]:
-    values = numpy.ascontiguousarray(tables.values[row])
-    there = (values.view(numpy.uint64) != schema.ABSENT_BITS).tolist()
-    return {name: value for name, value, is_there in zip(tables.metrics, values.tolist(), there, strict=True) if is_there}
 
 
 def trained_for(
@@ -208,5 +202,7 @@ def data_of(named: str | None, studies: Sequence[Mapping[str, Any]]) -> Any:
         named: What the app says.
         studies: Their definitions.
     """
+    if named is not None:
+        return named
     fixed = [study["space"]["fixed"].get("data") for study in studies]
-    return named if named is not None else fixed[0] if all(each == fixed[0] for each in fixed) else None
+    return fixed[0] if all(each == fixed[0] for each in fixed) else None

@@ -13,7 +13,7 @@ import numpy
 from numpy.typing import NDArray
 
 from openhpo.lineage import Lineage
-from openhpo.storage import Tables, schema
+from openhpo.storage import Tables
 
 
 @dataclass(slots=True)
@@ -78,7 +78,4 @@ class Reported:
             raise KeyError(stage)
         order, begin = lineage.by_stage
         row = order[begin[stage] + step - 1 - int(tables.stages["start"][lineage.row_of[stage]])]
-        values = numpy.ascontiguousarray(tables.values[row])
-        there = values.view(numpy.uint64) != schema.ABSENT_BITS
-        columns = zip(tables.metrics, values.tolist(), there.tolist(), strict=True)
-        return {name: value for name, value, is_there in columns if is_there}
+        return tables.reported(int(row))

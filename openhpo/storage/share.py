@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from openhpo.storage import schema
 from openhpo.storage.tables import Tables
 
-COMMON = ("app", "data", "seed", "merge", "precision", "state_dtype", "ranks_per_trial", "warm_tree")
-
 
 def share(tables: Tables, place: int) -> Tables:
     """The rows of one study.

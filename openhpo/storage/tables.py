@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from openhpo.storage import schema
 from openhpo.storage.opening import damaged
 
 
@@ -60,6 +61,12 @@ class Tables:
             return self.log[at : at + size].decode()
         except UnicodeDecodeError as error:
             raise damaged(self.path, f"a text is no UTF-8: {error}") from None
+
+    def reported(self, row: int) -> dict[str, float]:
+        """What a row of `reports` told, by metric."""
+        values = numpy.ascontiguousarray(self.values[row])
+        there = (values.view(numpy.uint64) != schema.ABSENT_BITS).tolist()
+        return {name: value for name, value, is_there in zip(self.metrics, values.tolist(), there, strict=True) if is_there}
 
     def config(self, row: Any) -> dict[str, Any]:
         """The configuration of a row of `trials`, or of one of `stages` that has its own.
