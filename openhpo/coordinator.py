@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from openhpo.actors import Actor, Address, Interrupted, Notice, PeerLost, WorkDone, WorkFailed, handles
 from openhpo.actors.run import survives_deaths
 from openhpo.callbacks import Callbacks
+from openhpo.earlier import Trained, forget
 from openhpo.errors import UserError
 from openhpo.hyperparameters import Config
 from openhpo.limits import Limits
@@ -224,7 +225,7 @@ class Coordinator(Actor):
             check_alone(self._folder)
         else:
             make_folders(self._folder, self._study.names)
-        if self._study.earlier is not None:
+        if isinstance(self._study.earlier, Trained):
             self._study.earlier.keep(self._folder)
         writer: StudyWriter = self._make_writer(self._folder, definition, self._environment)
         return writer
@@ -301,8 +302,8 @@ class Coordinator(Actor):
         for name in self._study.names if not self._study.single else ():
             with contextlib.suppress(OSError):
                 (self._folder / name).rmdir()
-        if self._study.earlier is not None:
-            self._study.earlier.forget(self._folder)
+        if isinstance(self._study.earlier, Trained):
+            forget(self._folder)
         writer.discard()
 
     def _tell_all(self, what: str, *about: Any) -> None:

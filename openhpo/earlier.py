@@ -66,10 +66,6 @@ class Trained:
         for place, source in enumerate(self._sources):
             StudyWriter.copy(source.tables, study / FOLDER / str(place))
 
-    def forget(self, study: Path) -> None:
-        """Remove these copies."""
-        shutil.rmtree(study / FOLDER, ignore_errors=True)
-
     def _take_in(self, place: int, tables: Tables) -> None:
         lineage, course_of = Lineage(tables), _courses(tables)
         order, begin = lineage.by_stage
@@ -120,6 +116,11 @@ class Trained:
                 if end < min(node.stop, stop):
                     return
                 step = end
+
+
+def forget(study: Path) -> None:
+    """Remove what was copied into a study's folder."""
+    shutil.rmtree(study / FOLDER, ignore_errors=True)
 
 
 def _courses(tables: Tables) -> Callable[[int], Course]:

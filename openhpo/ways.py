@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from openhpo.course import Course
 from openhpo.holdings import Holdings
 from openhpo.news import Change, Counted
 from openhpo.stages import Stage, State
 from openhpo.tree import Node, Tree, Walker, Work
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Earlier(Protocol):
@@ -33,12 +30,6 @@ class Earlier(Protocol):
 
     def definition(self) -> Any:
         """What identifies it, in plain JSON."""
-
-    def keep(self, study: Path) -> None:
-        """Copy it into a study's folder, before that begins."""
-
-    def forget(self, study: Path) -> None:
-        """Remove that copy."""
 
 
 @dataclass(slots=True)
