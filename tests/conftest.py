@@ -94,8 +94,6 @@ def openhpo(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """The command line, in an empty folder, without MPI."""
 
     def run(*arguments: str, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess:
-        return finished(
-            [sys.executable, "-m", "openhpo", *arguments], timeout, {"OMP_NUM_THREADS": "1", **environment}, tmp_path
-        )
+        return finished([sys.executable, "-m", "openhpo", *arguments], timeout, environment, tmp_path)
 
     return run

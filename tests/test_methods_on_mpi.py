@@ -17,9 +17,7 @@ PATHS = f"{ROOT}:{ROOT / 'apps'}"
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    done = finished(
-        [sys.executable, SCRIPT, str(folder)], environment={"OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS}, timeout=240
-    )
+    done = finished([sys.executable, SCRIPT, str(folder)], environment={"PYTHONPATH": PATHS}, timeout=240)
     assert done.returncode == 0, done.stderr
     return folder
 
