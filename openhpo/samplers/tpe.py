@@ -123,9 +123,9 @@ class Observed:
         self._configs: list[Config] = []
         self._open: list[int] = []  # trials that may still change
         self._tried: set[bytes] = set()
-        self._firsts: dict[int, float] = {}  # the first loss of each trial that is at rest, where it is finite
         self._rows = numpy.empty((0, len(self._coordinates.choices)))
         self._ranks = numpy.empty((0, 4))  # by trial: whether it failed, its steps, its violation, its loss; NaN while it runs
+        self._firsts = numpy.empty(0)  # the first loss of each trial that is at rest; NaN where there is none
 
     def look(self, history: Sequence[TrialRecord]) -> None:
         """Take in what is new."""
@@ -139,6 +139,7 @@ class Observed:
             more = max(len(history) - len(self._rows), len(self._rows), 64)
             self._rows = numpy.concatenate([self._rows, numpy.empty((more, self._rows.shape[1]))])
             self._ranks = numpy.concatenate([self._ranks, numpy.full((more, 4), numpy.nan)])
+            self._firsts = numpy.concatenate([self._firsts, numpy.full(more, numpy.nan)])
         for place, trial in enumerate(history[known:], known):
             self._rows[place] = self._coordinates.row(trial.config)
             self._configs.append(trial.config)
@@ -189,13 +190,11 @@ class Observed:
         """
         import numpy
 
-        seen: dict[float, int] = {}
+        firsts = self._firsts[ranked]
+        order = numpy.argsort(firsts, kind="stable")
+        among = firsts[order]  # equal ones side by side, the best ranked first
         again = numpy.zeros(len(ranked), bool)
-        for place, number in enumerate(ranked.tolist()):
-            first = self._firsts.get(number)
-            if first is not None:
-                again[place] = seen.get(first, 0) >= SAME
-                seen[first] = seen.get(first, 0) + 1
+        again[order[SAME:]] = among[SAME:] == among[:-SAME]
         failed = self._ranks[ranked, 0] > 0
         found: NDArray[numpy.int64] = numpy.concatenate([ranked[~again & ~failed], ranked[again], ranked[failed]])
         return found
