@@ -41,7 +41,7 @@ class Best:
 
     Attributes:
         trial: Its number; of replicates, the configuration's.
-        config: Its hyperparameters.
+        config: Its hyperparameters at its best step.
         value: The objective at its best step; the mean over its replicates.
         step: That step.
         feasible: Whether it meets the requirements.
@@ -112,6 +112,7 @@ class Search:
         self.slot: int | None = None
         self._awaiting: Request | None = None  # for a trial whose configuration is still to be suggested
         self._best: TrialRecord | None = None
+        self._best_model: tuple[Config, Sequence[float]] = ({}, ())  # as it was: the trial may go on with another one since
         self._concluded = False
 
     def extend(self, trials: int) -> None:
@@ -328,8 +329,8 @@ class Search:
     def _compare(self, candidate: TrialRecord) -> None:
         """A trial has a new score; a tie goes to the smaller number, whichever was reported first."""
         best = self._best
-        if best is None or (candidate.score, candidate.number) < (best.score, best.number):
-            self._best = candidate
+        if best is None or best is candidate or (candidate.score, candidate.number) < (best.score, best.number):
+            self._best, self._best_model = candidate, (candidate.config, candidate.losses)
 
     def rest(self, walker: Walker, state: State) -> None:
         """A trial has come to rest: at its goal, or for good."""
@@ -397,9 +398,10 @@ class Search:
         trial = self._best
         if trial is None or trial.score == NO_SCORE:
             return None
-        value, values = self.objective.value(trial.score), [self.objective.sign * loss for loss in trial.losses]
-        error = trial.errors[trial.best_step - 1] if trial.errors else NAN
-        return Best(trial.number, trial.config, value, trial.best_step, trial.score.violation == 0, values, error)
+        config, losses = self._best_model
+        values = [self.objective.sign * loss for loss in (losses if losses is trial.losses else losses[: trial.best_step])]
+        value, error = self.objective.value(trial.score), trial.errors[trial.best_step - 1] if trial.errors else NAN
+        return Best(trial.number, config, value, trial.best_step, trial.score.violation == 0, values, error)
 
     def definition(self) -> dict[str, Any]:
         """What identifies this search, in plain JSON."""
