@@ -201,8 +201,9 @@ def moved(inner: Any, task: Task, distributions: dict[str, Any]) -> Any:
 
         def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
             given = inner.sample_relative(study, trial, self.relative)
-            for name in distributions.keys() - given.keys():
-                given[name] = inner.sample_independent(study, trial, name, distributions[name])
+            for name, distribution in distributions.items():  # in their order, or else a seed draws other points each time
+                if name not in given:
+                    given[name] = inner.sample_independent(study, trial, name, distribution)
             return dict(task.nearest(given, tried))
 
         def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
@@ -235,7 +236,7 @@ def optunas(pruner: str, sampler: str, task: Task, seed: int, workers: int) -> I
         name: optuna.distributions.FloatDistribution(item.bounds[0], item.bounds[1], item.log) for name, item in floats
     }
     made = moved(getattr(optuna.samplers, sampler)(seed=seed, **more), task, distributions)
-    study = optuna.create_study(sampler=made, pruner=pruners[pruner])
+    study = optuna.create_study(sampler=made, pruner=pruners[pruner], study_name=str(seed))  # decides on brackets
     order, busy = count(), list[tuple[int, int, Any, int, int]]()
     for _ in range(workers):
         trial = study.ask(distributions)
