@@ -498,3 +498,17 @@ def test_a_configuration_to_try_first_is_one_table_or_several(tmp_path):
     ):
         path.write_text(f'app = "app.py"\n[studies.x]\nmethod = "asha"\nprior = {text}\n')
         assert words_of(path)[4:] == words
+
+
+def test_one_of_several_studies_is_given_more_trials_by_its_folder(app, openhpo, tmp_path):
+    words = ["run", "random", "app.py", "--trials", "2", "--study", "runs/job", "+", "sobol", "--trials", "2"]
+    done = openhpo(*words, PYTHONPATH=f"{ROOT}")
+    assert done.returncode == 0, done.stderr
+    done = openhpo("resume", "runs/job", "--trials", "4", PYTHONPATH=f"{ROOT}")
+    assert done.returncode == 2
+    assert "not clear which of them --trials is for" in done.stderr
+    more = ["--trials=5", "--no-progress", "--time-limit", "1h"]  # the study's own, and the job's
+    done = openhpo("resume", "runs/job/sobol", *more, PYTHONPATH=f"{ROOT}")
+    assert done.returncode == 0, done.stderr
+    found = hpo.load_together(tmp_path / "runs/job")
+    assert [len(found[name].configs) for name in ("random", "sobol")] == [2, 5]

@@ -93,6 +93,15 @@ def split(arguments: Sequence[str]) -> list[list[str]]:
     return parts
 
 
+def of_job(option: str) -> bool:
+    """Whether all studies of a job have this option in common."""
+    from openhpo.cli.options import Options
+
+    name = option.removeprefix("--").partition("=")[0].replace("-", "_")
+    common = {field.name for field in fields(Options)} - OWN
+    return name in common or name.removeprefix("no_") in common
+
+
 def names_of(blocks: Sequence[Block]) -> list[str]:
     """What the studies are called: by --name, or by their methods, with a number where one comes again.
 
