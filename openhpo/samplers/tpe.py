@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 GOOD, MOST_GOOD = 0.2, 25  # the part of the trials that is good, and how many at most
 RUNNING = 1.0  # how many of the others all that still run are worth together
-MOST_OTHERS = 2000  # that are looked at, evenly by rank
+MOST_OTHERS = 500  # that are looked at, evenly by rank
 WIDTH, WIDTH_OTHERS = 0.85, 0.5  # of the kernels of good trials and of others, in parts of Scott's
 ENDED = AT_REST - {State.PAUSED}
 SAME = 2  # trials that may have the same first loss, to the last digit, and count as good
