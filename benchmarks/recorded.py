@@ -3,9 +3,9 @@
 A trial trains the recorded configuration that is nearest to the suggested one, by place in their ranges, and that the search
 has not trained yet; that is what the searching method is told of. What is counted is epochs (of TaskSet: points of a
 curve) that somebody trained; a continued trial costs only its new ones. 1 on the scale of budgets is one training to the end.
-The incumbent is the smallest validation loss that a study has seen. "ASHA from 2" begins with two
-epochs, as Hyperband does: a 27th of a curve. Methods are ranked for each task and seed (1 is the best, ties share), and ranks
-are averaged over the tasks; the standard error is over seeds.
+The incumbent is the smallest validation loss that a study has seen. "ASHA from 2" begins with two epochs, as Hyperband does: a
+27th of a curve. Methods are ranked for each task and seed (1 is the best, ties share), and ranks are averaged over the tasks;
+the standard error is over seeds.
 
 FOLDER holds taskset/*.json.gz (TaskSet, adam8p_wide_grid_1k) and lcbench_surrogate/*.npz (a surrogate of LCBench).
 

@@ -118,22 +118,8 @@ def test_a_mistyped_option_of_a_driver_is_said_in_a_line(name, tmp_path):
 def test_refine_compares_a_grid_with_moving_boundaries(tmp_path):
     given = ("epochs=20,", "warmup=3,", "base_lr=15.0,25.0", "weight_decay=1", "momentum=1")
     axes = [word for axis in given for word in ("--axis", axis)]
-    options = [
-        "--round-trials",
-        "3",
-        "--rounds",
-        "2",
-        "--cluster-size",
-        "2",
-        "--seeds",
-        "2",
-        "--top",
-        "1",
-        "--sampler",
-        "tpe",
-        "--replicates",
-        "2",
-    ]
+    small = "--round-trials 3 --rounds 2 --cluster-size 2 --seeds 2 --top 1 --replicates 2"
+    options = [*small.split(), "--sampler", "tpe"]
     said = driver(tmp_path / "s", "refine", str(ROOT / "apps/digits_lars.py"), *axes, *options, "--no-progress")
     assert "the grid takes" in said
     assert "85,413 / 21,333 device-hours = 4.0" in said
