@@ -36,6 +36,7 @@ from openhpo.space import Space
 from openhpo.storage import checkpoints
 from openhpo.storage.claim import Claim
 from openhpo.store import default_budget
+from openhpo.telling import say
 from openhpo.trainer import Trainer
 from openhpo.training import Trial
 from openhpo.training.devices import look, take
@@ -333,7 +334,7 @@ def _run(train: Callable[[Trial], Any], plans: Mapping[str, Plan], job: Job) -> 
         for callbacks in told:
             callbacks.close()
             for trouble in callbacks.troubles():
-                print(trouble, file=sys.stderr, flush=True)
+                say(trouble)
 
 
 def _warm(plan: Plan, folder: Path) -> Plan:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
-import itertools
 import os
 import shlex
 import shutil
@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from openhpo.actors import launched_size
-from openhpo.actors.run import BEGAN, OUTCOME, tell_supervisor
+from openhpo.actors.run import ASKED, BEGAN, ENDED, OUTCOME, tell_supervisor
 from openhpo.errors import UserError
+from openhpo.telling import say
 
 TERMINAL = "OPENHPO_TERMINAL"  # tells rank 0 that a person watches, and how wide the terminal is
 AT_ONCE = 0.8  # seconds that a launcher has to end its ranks after a second Ctrl-C
@@ -67,6 +68,7 @@ def relaunch(ranks: int | None) -> None:
         return
     if launched_size() > 1:
         tell_supervisor(BEGAN)
+        atexit.register(_tell_ending)
         return
     if ranks < 1:
         raise UserError(f"the number of ranks has to be 1 or more, not {ranks}")
@@ -85,28 +87,44 @@ def relaunch(ranks: int | None) -> None:
     sys.stderr.flush()
     with tempfile.TemporaryDirectory(prefix="openhpo-") as folder:
         outcome = Path(folder) / "outcome"
-        status = _supervise(command, {**environment, OUTCOME: str(outcome)})
-        told = outcome.read_text() if outcome.exists() else ""
+        status, signals = _supervise(command, {**environment, OUTCOME: str(outcome)})
+        told, *asked = (outcome.read_text().split() if outcome.exists() else []) or [""]
+    if ASKED in asked and not signals:  # what rank 0 says of it gets lost where its launcher is ending itself
+        say(
+            "the job was asked to end by its launcher or by the batch system, and launchers do so where a host dies: the same "
+            "command continues a study that is not finished"
+        )
     if told.isdigit():  # the study ended in order, whatever its launcher thinks of how the ranks left
         sys.exit(int(told))
-    if status not in (0, 1, 2, 130) or (status == 0 and told == BEGAN):  # Open MPI says 0 also where a whole host died
-        print(
+    if (told == BEGAN and status != 130) or status not in (0, 1, 2, 130):  # Open MPI says 0 also where a whole host died
+        say(
             f"the job was ended from outside, or a rank died (its launcher says {status}). What was acknowledged is safe: the "
-            "same command continues the study",
-            file=sys.stderr,
-            flush=True,
+            "same command continues the study"
         )
         status = status if 0 < status < 256 else 1
     sys.exit(status)
 
 
-def _supervise(command: list[str], environment: Mapping[str, str]) -> int:
-    """Run a launcher to its end, and turn signals to this process into what it understands; return its status."""
-    signals = itertools.count()
+def _tell_ending() -> None:
+    """Have the supervisor know that this process was not killed, where nobody has told it more."""
+    told = Path(os.environ.get(OUTCOME, ""))
+    with contextlib.suppress(OSError):
+        if told.read_text().split() == [BEGAN]:
+            tell_supervisor(ENDED)
+
+
+def _supervise(command: list[str], environment: Mapping[str, str]) -> tuple[int, list[int]]:
+    """Run a launcher to its end, and turn signals to this process into what it understands.
+
+    Returns:
+        Its status, and the signals that came.
+    """
+    signals: list[int] = []
     interrupted: list[int] = []
 
     def take(number: int, frame: object) -> None:
-        if next(signals) == 0 or number != signal.SIGINT:
+        signals.append(number)
+        if len(signals) == 1 or number != signal.SIGINT:
             process.send_signal(signal.SIGUSR1)  # stop in order
         else:
             interrupted.append(number)
@@ -126,7 +144,7 @@ def _supervise(command: list[str], environment: Mapping[str, str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, take)
     status = process.wait()
-    return 130 if interrupted else status
+    return (130 if interrupted else status), signals
 
 
 def _follow_to_death() -> None:

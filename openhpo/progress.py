@@ -8,9 +8,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from openhpo.launcher import TERMINAL
+from openhpo.telling import say
 from openhpo.view import Progress, View
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from openhpo.study import Best
 
 
@@ -53,10 +56,10 @@ class Lines:
     period = 10.0
 
     def show(self, progress: Progress) -> None:
-        print(describe(progress), file=sys.stderr, flush=True)
+        say(describe(progress))
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
     def close(self) -> None:
         pass
@@ -76,15 +79,14 @@ class Bar:
         self._live: Any = None
 
     def show(self, progress: Progress) -> None:
-        from rich.console import Console, Group
+        from rich.console import Group
         from rich.live import Live
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         if self._live is None:
-            console = Console(stderr=True, force_terminal=True, width=self._columns)
-            self._live = Live(console=console, auto_refresh=False)
+            self._live = Live(console=_console(self._columns), auto_refresh=False)
             self._live.start()
         line = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=progress.trials, completed=progress.settled, width=20)
@@ -92,12 +94,23 @@ class Bar:
         self._live.update(Group(line, Text(_found(progress), style="bold")), refresh=True)
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
     def close(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+
+def _console(columns: int | None) -> Console:
+    """Standard error as rich draws on it; where nobody looks any more, the work goes on."""
+    from rich.console import Console
+
+    class Patient(Console):
+        def on_broken_pipe(self) -> None:  # it would end the process
+            self.quiet = True
+
+    return Patient(stderr=True, force_terminal=True, width=columns)
 
 
 def describe(progress: Progress) -> str:

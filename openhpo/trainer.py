@@ -59,6 +59,7 @@ from openhpo.session import Gathering, Lowered, Rested, Session, StepsReady
 from openhpo.space import Space
 from openhpo.stages import Stage, StateName
 from openhpo.store import StateStore
+from openhpo.telling import say
 from openhpo.training import Trial
 from openhpo.training.devices import Device
 from openhpo.training.group import Group, is_of_group
@@ -267,7 +268,7 @@ class Trainer(Member):
         self._pass_on(stage)
         error = f"step {self._sent + 1} took longer than {limit:g} s (--step-timeout)"
         self.send(COORDINATOR, Failed(stage.id, error, f"It was here:\n{where}\n{error}"))
-        print(f"{self._called(stage)} failed on rank {self.rank}: {error}", file=sys.stderr, flush=True)
+        say(f"{self._called(stage)} failed on rank {self.rank}: {error}")
         self._let_go()
 
     def _let_go(self) -> None:
@@ -607,9 +608,9 @@ class Trainer(Member):
             text = "".join(traceback.format_exception(error)) if blamed is None else blamed.traceback
             memory = out_of_memory(error) != "" if blamed is None else blamed.memory
             self.send(COORDINATOR, Failed(self._stage.id, told, text if told in text else f"{text}{told}\n", memory))
-            print(f"{self._called(self._stage)} failed on rank {self.rank}: {told}", file=sys.stderr, flush=True)
+            say(f"{self._called(self._stage)} failed on rank {self.rank}: {told}")
         elif self._session is not None and not isinstance(error, TrialStopped):  # it rested, or was cleaning up
-            print(f"rank {self.rank}: training failed when it was left: {told}", file=sys.stderr, flush=True)
+            say(f"rank {self.rank}: training failed when it was left: {told}")
         self._refuse_askers()
         self._stage, self._session, self.relaxed = None, None, False
         release_memory(error)

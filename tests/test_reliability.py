@@ -147,6 +147,26 @@ def test_a_second_interrupt_leaves_at_once_and_what_was_acknowledged_is_there(tm
     assert reports_in(tmp_path / "study") == 4
 
 
+@pytest.mark.parametrize("terminal", [{}, {"OPENHPO_TERMINAL": "80"}], ids=["log", "terminal"])
+def test_a_study_finishes_although_nobody_reads_what_it_says_any_more(terminal, tmp_path):
+    read, written = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "openhpo", "run", "random", str(ROOT / "apps/branin.py"), "--trials", "20"]
+    done = subprocess.run(
+        [*command, "--study", str(tmp_path / "study")],
+        stdout=subprocess.PIPE,
+        stderr=written,
+        env={**INHERITED, **terminal},
+        timeout=120,
+        check=False,
+        text=True,
+    )
+    os.close(written)
+    assert done.returncode == 0
+    assert "best of 20 trials" in done.stdout
+    assert hpo.load(tmp_path / "study").finished
+
+
 def test_a_time_limit_stops_in_order_and_the_same_command_finishes(openhpo, slow):
     command = ["run", "random", str(slow), "--trials", "3", "--study", "study"]
     first = openhpo(*command, "--time-limit", "1.2s")

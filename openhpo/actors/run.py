@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from openhpo.actors.loop import EventLoop
 from openhpo.actors.messages import Address, Interrupted
 from openhpo.actors.transport import Transport
 from openhpo.errors import UserError
+from openhpo.telling import flush, say, say_traceback
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -38,6 +38,7 @@ ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # what batch systems a
 LAUNCHERS = {"mpiexec", "mpirun", "prterun", "prted", "mpiexec.hydra", "hydra_pmi_proxy", "srun"}
 OUTCOME = "OPENHPO_OUTCOME"  # a file in which rank 0 tells whoever supervises the launcher how it ended, as launchers do not
 BEGAN, ENDED = "began", "ended"  # what it says there; a number is the status to end with, whatever the launcher says
+ASKED = "asked"  # further down there: it was sent SIGTERM
 MEET = 3.0  # seconds ranks wait for each other after a failure, before the job is ended by force
 
 
@@ -75,7 +76,7 @@ def tell_supervisor(text: str) -> None:
     """Have rank 0 tell whoever supervises the launcher how far it is, where that is on the same host."""
     if os.environ.get(OUTCOME) and launched_rank() == 0:
         with contextlib.suppress(OSError):
-            Path(os.environ[OUTCOME]).write_text(text)
+            Path(os.environ[OUTCOME]).write_text("\n".join([text, *([ASKED] if signal.SIGTERM in _asked else [])]))
 
 
 def mpi_world() -> MPI.Intracomm:
@@ -146,8 +147,8 @@ def run_actors(
                 loop.start(cast)
             drive(loops, mailbox, deadline)
     except Deserted as error:
-        print(f"rank {ends[0].rank} leaves: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        say(f"rank {ends[0].rank} leaves: {error}")
+        flush()
         os._exit(DESERTED)
     except BaseException as error:
         _leave_failed(loops, threads, error)
@@ -164,6 +165,7 @@ def run_actors(
 
 
 _early: list[int] = []  # signals that came before anybody could heed them
+_asked: set[int] = set()  # signals that came since
 
 
 def heed_signals() -> None:
@@ -178,6 +180,7 @@ def _signals(loops: list[EventLoop], mailbox: Mailbox, wanted: bool) -> Iterator
     interrupts = itertools.count()
 
     def take(number: int, frame: object) -> None:
+        _asked.add(number)
         if number == signal.SIGINT and next(interrupts):
             raise KeyboardInterrupt
         for loop in loops:
@@ -206,8 +209,8 @@ def _leave_failed(loops: list[EventLoop], threads: WorkerThreads, error: BaseExc
         try:
             loop.stop_here()
         except Exception:
-            print("while stopping after that failure:", file=sys.stderr)
-            traceback.print_exc()
+            say("while stopping after that failure:")
+            say_traceback()
         loop.transport.close(FLUSH)
     threads.settle(SETTLE)
     if isinstance(error, KeyboardInterrupt):
@@ -234,8 +237,7 @@ def _leave_without(rank: int) -> None:
     world = _initialised_world()
     if world is None:
         return
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush()
     if rank == 0:
         tell_supervisor("0")
         _end_by_force_later()
@@ -291,8 +293,7 @@ def _leave_threads(threads: WorkerThreads, status: int) -> None:
     """End this process at once where a thread is still at work: inside torch, it would crash Python's own way out."""
     if threads.busy:
         world = _initialised_world()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush()
         if world is not None and status != 130:  # after an interrupt the others may not be leaving
             sys.modules["mpi4py.MPI"].Finalize()
             # libc's exit, not os._exit: MPICH says goodbye to its launcher there

@@ -24,6 +24,7 @@ from openhpo.cli.trials import trials
 from openhpo.cli.validate import validate
 from openhpo.cli.watch import watch
 from openhpo.errors import UserError
+from openhpo.telling import say
 
 STACKS = "OPENHPO_STACKS_AFTER"  # seconds after which every rank prints the stacks of its threads, to find a hang
 
@@ -132,9 +133,9 @@ def _refuse(text: str) -> NoReturn:
 
     rank = launched_rank()
     if rank == 0:
-        print(text, file=sys.stderr, flush=True)
+        say(text)
     if not all_leaving():
         if rank != 0:
-            print(f"rank {rank}: {text}", file=sys.stderr, flush=True)
+            say(f"rank {rank}: {text}")
         leave_job(2)
     sys.exit(2)
