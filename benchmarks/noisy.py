@@ -40,11 +40,10 @@ def regret_of(config: Config) -> float:
     return 2 * HALF - sum(float(value) for value in config.values())
 
 
-def ones(sampler: Callable[[], Any], seed: int) -> list[float]:
-    """The incumbent's regret after each budget."""
-    study = hpo.Study(
-        ones_space(), hpo.Minimize("loss"), engine=hpo.Hyperband(STEPS, 1, 3), sampler=sampler(), trials=20_000, seed=seed
-    )
+def ones(sampler: Callable[[], Any], selects: bool, seed: int) -> list[float]:
+    """The incumbent's regret after each budget, of Hyperband with a sampler."""
+    engine = hpo.Hyperband(STEPS, 1, 3, select_brackets=selects)
+    study = hpo.Study(ones_space(), hpo.Minimize("loss"), engine=engine, sampler=sampler(), trials=20_000, seed=seed)
     rng = numpy.random.default_rng((seed, 1))
     drawn: dict[int, numpy.ndarray[Any, Any]] = {}
     spent, found, best = 0, list[float](), (0, 0.0, 2.0 * HALF)  # steps, loss, regret of the incumbent
@@ -68,13 +67,14 @@ def ones(sampler: Callable[[], Any], seed: int) -> list[float]:
 
 def report_ones(seeds: int) -> None:
     print(f"counting ones, {HALF} + {HALF}, budgets {LEAST} to {MOST}: mean regret over {seeds} seeds (standard error)")
-    print(f"{'full budgets':<12}" + "".join(f"{budget:>16}" for budget in BUDGETS))
+    print(f"{'full budgets':<16}" + "".join(f"{budget:>16}" for budget in BUDGETS))
     with ProcessPoolExecutor() as pool:
-        samplers: dict[str, Callable[[], Any]] = {"Hyperband": hpo.Random, "BOHB": partial(hpo.TPE, random_fraction=1 / 3)}
-        for name, sampler in samplers.items():
-            values = numpy.array(list(pool.map(partial(ones, sampler), range(seeds))))
+        tpe: Callable[[], Any] = partial(hpo.TPE, random_fraction=1 / 3)
+        methods = {"Hyperband": (hpo.Random, False), "BOHB": (tpe, True), "BOHB, sweeping": (tpe, False)}
+        for name, (sampler, selects) in methods.items():
+            values = numpy.array(list(pool.map(partial(ones, sampler, selects), range(seeds))))
             errors = values.std(axis=0, ddof=1) / seeds**0.5
-            print(f"{name:<12}" + "".join(f"{m:>9.3f} ({e:.3f})" for m, e in zip(values.mean(axis=0), errors, strict=True)))
+            print(f"{name:<16}" + "".join(f"{m:>9.3f} ({e:.3f})" for m, e in zip(values.mean(axis=0), errors, strict=True)))
 
 
 def chosen(trials: int, replicates: int, study_seed: int) -> float:

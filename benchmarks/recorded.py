@@ -258,12 +258,14 @@ def optunas(pruner: str, sampler: str, task: Task, seed: int, workers: int) -> I
         heapq.heappush(busy, (now + 1, next(order), trial, task.row(trial.params), 1))
 
 
+hyperband = partial(hpo.Hyperband, min_steps=1, reduction_factor=3)
 Search = Callable[[Task, int, int], Iterator[float]]
 METHODS: dict[str, tuple[Search, int]] = {  # and the largest budget that its cost allows
     "random": (partial(ours, hpo.Full, hpo.Random), 81),
     "ASHA": (partial(ours, lambda steps: hpo.ASHA(steps, 1, 3), hpo.Random), 81),
-    "Hyperband": (partial(ours, lambda steps: hpo.Hyperband(steps, 1, 3), hpo.Random), 81),
-    "BOHB": (partial(ours, lambda steps: hpo.Hyperband(steps, 1, 3), partial(hpo.TPE, random_fraction=1 / 3)), 81),
+    "Hyperband": (partial(ours, hyperband, hpo.Random), 81),
+    "BOHB": (partial(ours, partial(hyperband, select_brackets=True), partial(hpo.TPE, random_fraction=1 / 3)), 81),
+    "BOHB, sweeping": (partial(ours, hyperband, partial(hpo.TPE, random_fraction=1 / 3)), 81),
     "ASHA, TPE": (partial(ours, lambda steps: hpo.ASHA(steps, 1, 3), hpo.TPE), 81),
     "ASHA from 2": (partial(ours, lambda steps: hpo.ASHA(steps, 2, 3), hpo.Random), 81),
     "ASHA from 2, GP": (partial(ours, lambda steps: hpo.ASHA(steps, 2, 3), hpo.GaussianProcess), 20),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 METHODS: Mapping[str, tuple[Callable[[int], Engine], Callable[[], Sampler]]] = {
     "random": (Full, Random),
     "asha": (lambda steps: ASHA(steps, 1, 3), Random),
-    "bohb": (lambda steps: Hyperband(steps, 1, 3), lambda: TPE(random_fraction=1 / 3)),
+    "bohb": (lambda steps: Hyperband(steps, 1, 3, select_brackets=True), lambda: TPE(random_fraction=1 / 3)),
     "pbt": (lambda steps: PopulationBased(steps, max(1, steps // 10)), Random),
 }
 POINTS = (0.25, 0.5, 1.0)  # of the budget, where the table looks

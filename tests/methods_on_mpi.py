@@ -42,7 +42,7 @@ METHODS = {
     "halving": (FREE, hpo.SuccessiveHalving(8, 1, 2), {"trials": 12}),
     "asha": (FREE, hpo.ASHA(8, 1, 2), {"trials": 12, "sampler": hpo.Sobol()}),
     "hyperband": (FREE, hpo.Hyperband(9, 1, 3), {}),
-    "bohb": (FREE, hpo.Hyperband(9, 1, 3), {"sampler": hpo.TPE(startup=4)}),
+    "bohb": (FREE, hpo.Hyperband(9, 1, 3, select_brackets=True), {"sampler": hpo.TPE(startup=4)}),
     "replicates": (FREE, hpo.SuccessiveHalving(4, 1, 2), {"trials": 4, "replicates": 2}),
     "refine": (FREE, hpo.Full(2), {"trials": 8, "sampler": hpo.Refinement(hpo.TPE(startup=2), 4, 2)}),  # asked in a thread
     "matching": (FREE, hpo.LearningCurveMatching(8, accumulation=4), {"trials": 12}),

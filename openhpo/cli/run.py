@@ -100,6 +100,13 @@ WaitOption = Annotated[
 ]
 MinStepsOption = Annotated[int, typer.Option(help="Steps of the first rung (r).")]
 FactorOption = Annotated[int, typer.Option(help="One trial in so many goes on to the next rung (eta).")]
+SelectOption = Annotated[
+    bool,
+    typer.Option(
+        "--select-brackets/--sweep-brackets",
+        help="Choose each bracket by how well its first steps have told the order of later ones, or sweep over all of them.",
+    ),
+]
 
 
 @method
@@ -198,11 +205,15 @@ def hyperband(
     wait: WaitOption = True,
     min_steps: MinStepsOption = 1,
     reduction_factor: FactorOption = 3,
+    select_brackets: SelectOption = False,
 ) -> Method:
     """Hyperband: successive halving with several compromises between many short and few long trials."""
     from openhpo.engines import Hyperband
 
-    return Method(sampler_of(sampler, axis, wait=wait), lambda steps: Hyperband(steps, min_steps, reduction_factor))
+    return Method(
+        sampler_of(sampler, axis, wait=wait),
+        lambda steps: Hyperband(steps, min_steps, reduction_factor, select_brackets=select_brackets),
+    )
 
 
 @method
@@ -212,13 +223,15 @@ def bohb(
     wait: WaitOption = True,
     min_steps: MinStepsOption = 1,
     reduction_factor: FactorOption = 3,
+    select_brackets: SelectOption = True,
     random_fraction: Annotated[float, typer.Option(help="The part of the trials that is tried blindly all the same.")] = 1 / 3,
 ) -> Method:
     """Hyperband whose trials are drawn by what the earlier ones showed."""
     from openhpo.engines import Hyperband
 
     return Method(
-        sampler_of(sampler, axis, random_fraction, wait=wait), lambda steps: Hyperband(steps, min_steps, reduction_factor)
+        sampler_of(sampler, axis, random_fraction, wait=wait),
+        lambda steps: Hyperband(steps, min_steps, reduction_factor, select_brackets=select_brackets),
     )
 
 

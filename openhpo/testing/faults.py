@@ -95,7 +95,7 @@ ENGINES: dict[str, Callable[[random.Random], Method | list[Method]]] = {
     "SuccessiveHalving": lambda rng: (SuccessiveHalving(9, 1, rng.choice([2, 3])), Random()),
     "Hyperband": lambda rng: (Hyperband(9, 1, 3), Random()),
     "ASHA": lambda rng: (ASHA(9, 1, rng.choice([2, 3])), Random()),
-    "BOHB": lambda rng: (Hyperband(9, 1, 3), TPE(startup=4, random_fraction=0.2)),
+    "BOHB": lambda rng: (Hyperband(9, 1, 3, select_brackets=True), TPE(startup=4, random_fraction=0.2)),
     "ASHA stopping": lambda rng: (ASHA(9, 1, 3, stopping=True), Random()),
     "LearningCurveMatching": lambda rng: (LearningCurveMatching(9, [3, 6], accumulation=4), Random()),
     "MedianStopping": lambda rng: (MedianStopping(9, 2, 1, 3), Random()),

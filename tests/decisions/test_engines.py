@@ -34,6 +34,12 @@ class TestHyperband(EngineContract):
         return hpo.Hyperband(9)
 
 
+class TestHyperbandThatSelectsBrackets(EngineContract):
+    @pytest.fixture
+    def engine(self):
+        return hpo.Hyperband(9, select_brackets=True)
+
+
 class TestMedianStopping(EngineContract):
     @pytest.fixture
     def engine(self):

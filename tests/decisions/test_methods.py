@@ -1,5 +1,7 @@
 """The arithmetic of each method, against its paper."""
 
+import math
+from array import array
 from collections import Counter
 from pathlib import Path
 
@@ -7,13 +9,15 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kendalltau
 
 import openhpo as hpo
 from openhpo.engines.asha import Rung
+from openhpo.engines.hyperband import shares
 from openhpo.engines.neighbours import Neighbours
 from openhpo.objective import Score
 from openhpo.samplers import Suggest
-from openhpo.stages import State
+from openhpo.stages import State, TrialRecord
 from openhpo.testing import Workers
 
 X = hpo.Space({"x": hpo.Float((0.0, 1.0))})
@@ -73,6 +77,59 @@ def test_hyperband_sweeps_again_where_more_trials_are_wanted():
     study, play = played(hpo.Hyperband(9), trials=34)
     assert len(study.trials) == 34
     assert len(play.stages) == 2 * 22
+
+
+# ---- the choice of brackets (Li et al., "Hyper-Tune", PVLDB 2022)
+
+
+def known(curves):
+    """Trials at rest with these losses."""
+    return [TrialRecord(number, {}, losses=array("d", curve)) for number, curve in enumerate(curves)]
+
+
+def test_before_anything_is_known_brackets_have_shares_by_their_cost_and_a_half_for_what_first_steps_tell():
+    found = shares(hpo.Hyperband(9).sweep(), [])
+    worth = numpy.array([0.5 / 1, 0.5 / 3, 1 / 9])
+    assert found == pytest.approx(0.25 / 3 + 0.75 * worth / worth.sum())
+
+
+def test_the_share_of_a_bracket_is_kendalls_tau_over_its_first_steps():
+    draws = numpy.random.default_rng(1).normal(size=(30, 9)).cumsum(axis=1)
+    trials = known([*draws[:3], *draws[3:10, :3], *draws[10:, :1]])  # of 30, 10 went on to 3 steps and 3 of those to 9
+
+    def tau(first, later, count):
+        pairs = count * (count - 1) / 2
+        return (kendalltau(draws[:count, first - 1], draws[:count, later - 1]).statistic * pairs + 2) / (pairs + 4)
+
+    worth = numpy.maximum([(tau(1, 3, 10) + tau(1, 9, 3)) / 2, tau(3, 9, 3) / 3, 1 / 9], 0)
+    assert shares(hpo.Hyperband(9).sweep(), trials) == pytest.approx(0.25 / 3 + 0.75 * worth / worth.sum())
+
+
+def test_steps_that_tell_the_wrong_order_or_nothing_that_is_a_number_leave_a_bracket_its_even_part():
+    trials = known([*([x, 0, -x, 0, 0, 0, 0, 0, -x] for x in range(6)), [math.nan] * 9])
+    found = shares(hpo.Hyperband(9).sweep(), trials)
+    assert found[0] == pytest.approx(0.25 / 3)
+    assert found.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("early", "first"),
+    [(lambda x, step: x, 1), (lambda x, step: x if step == 9 else -x, 9)],
+    ids=["telling", "misleading"],
+)
+@pytest.mark.parametrize("workers", [1, 4])
+def test_most_trials_of_later_brackets_begin_with_few_steps_where_these_tell_the_order_and_train_in_full_where_they_mislead(
+    early, first, workers
+):
+    def metrics(stage, step, model):
+        return {"loss": early(stage.config["x"], step)}
+
+    _, play = played(hpo.Hyperband(9, select_brackets=True), 200, workers, metrics)
+    begun = Counter(stage.stop for stage in play.stages if stage.start == 0)
+    _, swept = played(hpo.Hyperband(9), 200, workers, metrics)
+    usual = Counter(stage.stop for stage in swept.stages if stage.start == 0)
+    assert begun[first] > 1.3 * usual[first]
+    assert begun.keys() == usual.keys() == {1, 3, 9}
 
 
 # ---- successive halving
