@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import digits
 import numpy
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from warmup import rate
 
@@ -73,7 +73,7 @@ def read_fashion():
 
 
 def read_digits():
-    images, labels = load_digits(return_X_y=True)
+    images, labels, *_ = digits.read()
     images = (images.reshape(-1, 8, 8) * (255 / 16)).astype(numpy.uint8)
     known, test = split(len(labels))
     return (images[known], labels[known]), (images[test], labels[test])

@@ -5,8 +5,9 @@ eighth as large and a fifteenth as long; the rates are our choice. `batch` is wh
 many they are changes the time that a trial takes, and its curve by no more than batch normalisation's view of fewer samples.
 """
 
+import digits
 import torch
-from digits_resnet import Block, load
+from digits_resnet import Block
 from torch import nn
 
 import openhpo as hpo
@@ -33,7 +34,7 @@ def ranks_per_trial(values):
 
 
 def train(trial):
-    train_x, train_y, val_x, val_y = load(trial.device)
+    train_x, train_y, val_x, val_y = digits.load(trial.device, 1, 8, 8)
     first = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
     model = nn.Sequential(first, Block(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).to(trial.device)
     parallel = trial.parallel(model)

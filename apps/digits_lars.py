@@ -4,12 +4,8 @@ The hyperparameters are those that MLPerf leaves open for ResNet-50, and so is t
 first good enough. The learning rate decays to 0 over `epochs`, where training ends: fewer of them get there earlier, if at all.
 """
 
-import functools
-
-import torch
+import digits
 from large_batch import train_large_batches
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import nn
 
 import openhpo as hpo
@@ -28,18 +24,10 @@ objective = hpo.Minimize(hpo.first_step(f"val_accuracy >= {TARGET}"))
 max_steps = 25
 
 
-@functools.cache  # read once a rank, not once a trial
-def load(device):
-    images, labels = load_digits(return_X_y=True)
-    split = train_test_split(images.reshape(-1, 1, 8, 8) / 16, labels, test_size=0.2, random_state=0, stratify=labels)
-    train_x, val_x, train_y, val_y = (torch.as_tensor(part).to(device) for part in split)
-    return train_x.float(), train_y, val_x.float(), val_y
-
-
 def train(trial):
     model = nn.Sequential(
         *(nn.Conv2d(1, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(24, 48, 3, padding=1, bias=False), nn.BatchNorm2d(48), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(48 * 4, 10)),
     ).to(trial.device)
-    yield from train_large_batches(trial, model, load(trial.device), 479)
+    yield from train_large_batches(trial, model, digits.load(trial.device, 1, 8, 8), 479)

@@ -1,8 +1,7 @@
 """A small network on scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels. A step is one epoch."""
 
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from digits import load
 from torch import nn
 
 import openhpo as hpo
@@ -20,15 +19,8 @@ objective = hpo.Maximize("val_accuracy")
 max_steps = 20
 
 
-def load(device):
-    images, labels = load_digits(return_X_y=True)
-    split = train_test_split(images / 16, labels, test_size=0.2, random_state=0, stratify=labels)
-    train_x, val_x, train_y, val_y = (torch.as_tensor(part).to(device) for part in split)
-    return train_x.float(), train_y, val_x.float(), val_y
-
-
 def train(trial):
-    train_x, train_y, val_x, val_y = load(trial.device)
+    train_x, train_y, val_x, val_y = load(trial.device, 64)
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[trial["activation"]]
     model = nn.Sequential(nn.Linear(64, trial["width"]), activation(), nn.Linear(trial["width"], 10)).to(trial.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=trial["lr"], momentum=trial["momentum"])

@@ -4,12 +4,10 @@ A step is one epoch: `images` of the 1,437 for training, drawn anew each time. T
 "Stage-based Hyper-parameter Optimization for Deep Learning" (Shin et al. 2019), a grid of 108 that have much in common.
 """
 
-import functools
 import zlib
 
+import digits
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import nn
 
 import openhpo as hpo
@@ -40,21 +38,13 @@ class Block(nn.Module):
         return torch.relu(self.body(x) + self.around(x))
 
 
-@functools.cache  # read once a rank, not once a stage
-def load(device):
-    images, labels = load_digits(return_X_y=True)
-    split = train_test_split(images.reshape(-1, 1, 8, 8) / 16, labels, test_size=0.2, random_state=0, stratify=labels)
-    train_x, val_x, train_y, val_y = (torch.as_tensor(part).to(device) for part in split)
-    return train_x.float(), train_y, val_x.float(), val_y
-
-
 def fingerprint(model):
     """CRC-32 of all weights: trainings that agree in it at every step have gone the same way, bit for bit."""
     return zlib.crc32(b"".join(tensor.cpu().numpy().tobytes() for tensor in model.state_dict().values()))
 
 
 def train(trial):
-    train_x, train_y, val_x, val_y = load(trial.device)
+    train_x, train_y, val_x, val_y = digits.load(trial.device, 1, 8, 8)
     first = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
     blocks = nn.Sequential(Block(8, 8), Block(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = nn.Sequential(first, blocks, nn.Linear(16, 10)).to(trial.device)

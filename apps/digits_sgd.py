@@ -7,9 +7,8 @@ averages it instead, and a learning rate there is worth 1/32 of the same one her
 
 import functools
 
+import digits
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import nn
 
 import openhpo as hpo
@@ -27,10 +26,8 @@ def load(data, device):
 
         train_x, train_y, val_x, val_y = fashion_cnn.load(device)
         return train_x.flatten(1) * 2 - 1, train_y, val_x.flatten(1) * 2 - 1, val_y
-    images, labels = load_digits(return_X_y=True)
-    split = train_test_split(images / 8 - 1, labels, test_size=0.2, random_state=0, stratify=labels)
-    train_x, val_x, train_y, val_y = (torch.as_tensor(part).to(device) for part in split)
-    return train_x.float(), train_y, val_x.float(), val_y
+    train_x, train_y, val_x, val_y = digits.load(device, 64)
+    return train_x * 2 - 1, train_y, val_x * 2 - 1, val_y
 
 
 def train(trial):

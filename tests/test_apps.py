@@ -6,6 +6,8 @@ import sys
 import numpy
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 import openhpo as hpo
 from openhpo.cli.apps import load_app
@@ -22,6 +24,16 @@ SMALL = {
     "wideresnet_cifar": {**EASY, "depth": 10, "width": 1, "data": "digits", "batches": 6, "measured": 100},
     "autoencoder_pde": {"lr": 5e-3, "weight_decay": 1e-4, "beta1": 0.9, "beta2": 0.99, "warmup": 1, "batches": 8},
 }
+
+
+def test_the_digits_are_scikit_learns_and_so_is_their_split():
+    load_app(str(ROOT / "apps/digits_mlp.py"))
+    images, labels = load_digits(return_X_y=True)
+    for shape, given in (((64,), images), ((1, 8, 8), images.reshape(-1, 1, 8, 8))):
+        split = train_test_split(given / 16, labels, test_size=0.2, random_state=0, stratify=labels)
+        found = sys.modules["digits"].load(torch.device("cpu"), *shape)
+        for part, expected in zip(found, (split[0], split[2], split[1], split[3]), strict=True):
+            assert torch.equal(part, torch.as_tensor(expected).to(part.dtype))
 
 
 class Kept:
