@@ -49,6 +49,8 @@ def draw(result: Result, folder: Path, kind: str) -> None:
     Raises:
         UserError: What draws them is missing.
     """
+    from plotly.io import write_images
+
     from openhpo.report.charts import figures
     from openhpo.report.numbers import Numbers
 
@@ -57,13 +59,15 @@ def draw(result: Result, folder: Path, kind: str) -> None:
     except ImportError:
         raise UserError("figures need kaleido, and Chrome or Chromium: pip install 'openhpo[report]' kaleido") from None
     folder.mkdir(parents=True, exist_ok=True)
-    for chart in figures(Numbers(result)):
-        path = folder / f"{chart.name}.{kind}"
-        try:
-            chart.figure.write_image(path, width=900, height=chart.figure.layout.height, scale=2)
-        except (RuntimeError, OSError) as error:
-            raise UserError(
-                f"{path} cannot be drawn: {str(error).strip().splitlines()[0]} Kaleido needs Chrome or Chromium; BROWSER_PATH "
-                "may say where it is"
-            ) from None
+    charts = list(figures(Numbers(result)))
+    drawn, heights = [chart.figure for chart in charts], [chart.figure.layout.height for chart in charts]
+    paths = [folder / f"{chart.name}.{kind}" for chart in charts]
+    try:
+        write_images(drawn, paths, width=900, height=heights, scale=2)  # all in one browser, which takes long to start
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"the figures cannot be drawn: {str(error).strip().splitlines()[0]} Kaleido needs Chrome or Chromium; BROWSER_PATH "
+            "may say where it is"
+        ) from None
+    for path in paths:
         print(f"figure: {path}")
