@@ -88,15 +88,18 @@ def relaunch(ranks: int | None) -> None:
     with tempfile.TemporaryDirectory(prefix="openhpo-") as folder:
         outcome = Path(folder) / "outcome"
         status, signals = _supervise(command, {**environment, OUTCOME: str(outcome)})
-        told, *asked = (outcome.read_text().split() if outcome.exists() else []) or [""]
-    if ASKED in asked and not signals:  # what rank 0 says of it gets lost where its launcher is ending itself
+        told, *asked = outcome.read_text().split() if outcome.exists() else [""]
+    ended = told.isdigit()  # the study ended in order, whatever its launcher thinks of how the ranks left
+    # Open MPI says 0 also where a whole host died; 2 is a mistake that a rank other than 0 has told
+    lost = not ended and ((told == BEGAN and status not in (2, 130)) or status not in (0, 1, 2, 130))
+    if ASKED in asked and not signals and not lost:  # what rank 0 says of it gets lost where its launcher is ending itself
         say(
             "the job was asked to end by its launcher or by the batch system, and launchers do so where a host dies: the same "
             "command continues a study that is not finished"
         )
-    if told.isdigit():  # the study ended in order, whatever its launcher thinks of how the ranks left
+    if ended:
         sys.exit(int(told))
-    if (told == BEGAN and status != 130) or status not in (0, 1, 2, 130):  # Open MPI says 0 also where a whole host died
+    if lost:
         say(
             f"the job was ended from outside, or a rank died (its launcher says {status}). What was acknowledged is safe: the "
             "same command continues the study"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -87,11 +88,13 @@ class Bar:
 
         if self._live is None:
             self._live = Live(console=_console(self._columns), auto_refresh=False)
-            self._live.start()
+            with contextlib.suppress(OSError):
+                self._live.start()
         line = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=progress.trials, completed=progress.settled, width=20)
         line.add_row(bar, Text(f"{progress.settled}/{progress.trials} trials, {_facts(progress)}"))
-        self._live.update(Group(line, Text(_found(progress), style="bold")), refresh=True)
+        with contextlib.suppress(OSError):  # the terminal is gone
+            self._live.update(Group(line, Text(_found(progress), style="bold")), refresh=True)
 
     def note(self, text: str) -> None:
         say(text)
@@ -99,7 +102,8 @@ class Bar:
     def close(self) -> None:
         live, self._live = self._live, None
         if live is not None:
-            live.stop()
+            with contextlib.suppress(OSError):
+                live.stop()
 
 
 def _console(columns: int | None) -> Console:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy
 
 import openhpo as hpo
-from apps import digits_mlp
+from openhpo.cli.apps import load_app
 from openhpo.resume import replay
 from openhpo.scheduler import Scheduler
 from openhpo.storage import schema
@@ -30,6 +30,7 @@ from . import steps
 from .environment import INHERITED, MPI_ENVIRONMENT
 
 ROOT = Path(__file__).parent.parent
+APPS = ROOT / "apps"
 APP = """
 import json, os
 from pathlib import Path
@@ -48,7 +49,7 @@ def noted(self, message, sender):
 
 Trainer.handlers[Accepted] = Handler(noted, False)
 """
-NETWORKS = "from apps.digits_mlp import max_steps, objective, space, train"
+NETWORKS = "from digits_mlp import max_steps, objective, space, train"
 TOGETHER = "from tests.steps import max_steps, objective, space, together; train = together({seconds:g})"
 STEPS = "from tests.steps import lasting, max_steps, objective, space; train = lasting({seconds:g})"
 METHODS = {  # options, and what makes the same study
@@ -83,14 +84,14 @@ class Runs:
         self._command = ["-m", "openhpo", "run", method, str(self._app), *METHODS[method][0], "--study", str(self.study)]
         self._start = [str(python.parent / "mpiexec"), *launcher]
         self._python = str(python)
-        self._environment = {**INHERITED, **environment, "NOTES": str(self.notes), "PYTHONPATH": str(ROOT)}
+        self._environment = {**INHERITED, **environment, "NOTES": str(self.notes), "PYTHONPATH": f"{ROOT}:{APPS}"}
         self.errors = folder / "errors.txt"
         self._supervised = False
 
     def train(self, seconds: float | None = None) -> None:
         """Train small networks on digits; with a number of seconds, have each step take so long and nothing else."""
         self._app.write_text(APP.replace("TRAINING", NETWORKS if seconds is None else STEPS.format(seconds=seconds)))
-        self.searched: Any = digits_mlp if seconds is None else steps
+        self.searched: Any = load_app(str(APPS / "digits_mlp.py")) if seconds is None else steps
 
     def train_together(self, seconds: float, ranks: int) -> None:
         """Train each trial on so many ranks, or on all where there are fewer, with steps that take so long."""

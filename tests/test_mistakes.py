@@ -131,15 +131,20 @@ def test_a_mistake_on_several_ranks_is_said_once_and_nobody_hangs(case, mpi, tmp
     assert not (tmp_path / "study").exists()
 
 
-def test_a_mistake_that_one_rank_alone_makes_ends_the_job(mpi, tmp_path):
+@pytest.mark.parametrize("supervised", [False, True], ids=["mpiexec", "--ranks"])
+def test_a_mistake_that_one_rank_alone_makes_ends_the_job(mpi, supervised, tmp_path):
     only_here = "import os\nif os.environ.get('OMPI_COMM_WORLD_RANK', os.environ.get('PMI_RANK')) == '1': del space\n"
     path = tmp_path / app(tmp_path)
     path.write_text(path.read_text() + only_here)
     command = ["-m", "openhpo", "run", "random", str(path), "--trials", "3", "--study", str(tmp_path / "study")]
-    done = mpi.run(3, *command, timeout=60)
+    if supervised:
+        done = finished([str(mpi.python), *command, "--ranks", "3"], 60, MPI_ENVIRONMENT)
+    else:
+        done = mpi.run(3, *command, timeout=60)
     assert done.returncode != 0
     assert "rank 1: error:" in done.stderr
     assert "has no `space`" in done.stderr
+    assert "the same command" not in done.stderr
 
 
 def test_a_folder_with_another_study_is_refused_and_kept(openhpo, mpi, tmp_path):

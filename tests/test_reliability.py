@@ -1,6 +1,7 @@
 """What docs/reliability.md promises of whole runs, each by a run."""
 
 import errno
+import io
 import itertools
 import json
 import math
@@ -17,9 +18,11 @@ import numpy
 import pytest
 
 import openhpo as hpo
+from openhpo.progress import Bar
 from openhpo.samplers import Suggest
 from openhpo.storage import schema
 from openhpo.storage.claim import Claim
+from openhpo.view import Progress
 
 from .conftest import ROOT, finished, launchers_folder
 from .environment import INHERITED, MPI_ENVIRONMENT
@@ -165,6 +168,19 @@ def test_a_study_finishes_although_nobody_reads_what_it_says_any_more(terminal, 
     assert done.returncode == 0
     assert "best of 20 trials" in done.stdout
     assert hpo.load(tmp_path / "study").finished
+
+
+def test_a_bar_whose_terminal_is_gone_is_drawn_no_more_and_nothing_else_happens(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    bar = Bar(80)
+    for settled in (0, 1):
+        bar.show(Progress(2, settled, running=1, failed=0, steps=1, rate=1.0, elapsed=1.0, left=None, trainers=1, best=None))
+    bar.note("a line")
+    bar.close()
 
 
 def test_a_time_limit_stops_in_order_and_the_same_command_finishes(openhpo, slow):

@@ -38,7 +38,7 @@ ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # what batch systems a
 LAUNCHERS = {"mpiexec", "mpirun", "prterun", "prted", "mpiexec.hydra", "hydra_pmi_proxy", "srun"}
 OUTCOME = "OPENHPO_OUTCOME"  # a file in which rank 0 tells whoever supervises the launcher how it ended, as launchers do not
 BEGAN, ENDED = "began", "ended"  # what it says there; a number is the status to end with, whatever the launcher says
-ASKED = "asked"  # further down there: it was sent SIGTERM
+ASKED = "asked"  # what follows there where rank 0 was sent SIGTERM
 MEET = 3.0  # seconds ranks wait for each other after a failure, before the job is ended by force
 
 
@@ -76,7 +76,10 @@ def tell_supervisor(text: str) -> None:
     """Have rank 0 tell whoever supervises the launcher how far it is, where that is on the same host."""
     if os.environ.get(OUTCOME) and launched_rank() == 0:
         with contextlib.suppress(OSError):
-            Path(os.environ[OUTCOME]).write_text("\n".join([text, *([ASKED] if signal.SIGTERM in _asked else [])]))
+            path = Path(os.environ[OUTCOME])
+            new = path.with_suffix(".new")
+            new.write_text("\n".join([text, *([ASKED] if signal.SIGTERM in _signals_taken else [])]))
+            new.replace(path)  # whole, whenever this process is killed
 
 
 def mpi_world() -> MPI.Intracomm:
@@ -165,7 +168,7 @@ def run_actors(
 
 
 _early: list[int] = []  # signals that came before anybody could heed them
-_asked: set[int] = set()  # signals that came since
+_signals_taken: set[int] = set()  # those that actors were told of
 
 
 def heed_signals() -> None:
@@ -180,7 +183,7 @@ def _signals(loops: list[EventLoop], mailbox: Mailbox, wanted: bool) -> Iterator
     interrupts = itertools.count()
 
     def take(number: int, frame: object) -> None:
-        _asked.add(number)
+        _signals_taken.add(number)
         if number == signal.SIGINT and next(interrupts):
             raise KeyboardInterrupt
         for loop in loops:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy
@@ -37,7 +38,8 @@ class Hyperband(Engine):
         min_steps: The least a trial trains.
         reduction_factor: eta.
         select_brackets: Choose each bracket by how well its first rung has told the order of the later ones, instead of sweep
-            after sweep. The first bracket is the one with the most trials, and the number of trials stays a sweep's.
+            after sweep; the first one is that with the most trials. Objectives are compared, whether requirements are met or
+            not. The number of trials is what takes about the steps of a sweep.
     """
 
     promotes = True
@@ -48,7 +50,11 @@ class Hyperband(Engine):
         self.min_steps = min_steps
         self.reduction_factor = reduction_factor
         self.select_brackets = select_brackets
-        self.size = sum(bracket.size for bracket in self.sweep())
+        sweep = self.sweep()
+        weights = shares(sweep, []) if select_brackets else numpy.ones(len(sweep))
+        steps, sizes = ([count(bracket) for bracket in sweep] for count in (steps_of, lambda bracket: bracket.size))
+        self._steps = float(weights @ steps / (weights @ sizes))  # of a trial, in the mean
+        self.size = round(sum(steps) / self._steps)
 
     def sweep(self) -> list[Bracket]:
         """The brackets of one sweep, the one with the most trials first."""
@@ -97,10 +103,8 @@ class Hyperband(Engine):
     def _select(self, trials: Sequence[TrialRecord]) -> Bracket:
         """The bracket that is most overdue by the shares that each should have."""
         sweep = self.sweep()
-        if not trials:
-            return sweep[0]
         self._due += shares(sweep, trials)
-        chosen = int(numpy.argmax(self._due))
+        chosen = int(numpy.argmax(self._due)) if trials else 0
         self._due[chosen] -= 1
         return sweep[chosen]
 
@@ -108,8 +112,7 @@ class Hyperband(Engine):
         return self._of[trial.number].rest(trial)
 
     def expected_steps(self, total: int) -> float:
-        sweep = self.sweep()
-        return sum(steps_of(bracket) for bracket in sweep) * total / sum(bracket.size for bracket in sweep)
+        return self._steps * total
 
     def definition(self) -> dict[str, Any]:
         return {
@@ -144,10 +147,15 @@ def _foresight(rungs: Sequence[int], trials: Sequence[TrialRecord]) -> float:
         return 1.0
     found = []
     for rung in rungs[1:]:
-        there = [trial.losses for trial in trials if len(trial.losses) >= rung]
-        pairs = numpy.array([(losses[rungs[0] - 1], losses[rung - 1]) for losses in there[-COMPARED:]]).reshape(-1, 2)
+        there = islice((trial.losses for trial in reversed(trials) if len(trial.losses) >= rung), COMPARED)
+        pairs = numpy.array([(_last(losses, rungs[0]), _last(losses, rung)) for losses in there]).reshape(-1, 2)
         first, later = pairs[numpy.isfinite(pairs).all(axis=1)].T
         one, other = numpy.triu_indices(len(first), 1)
         agreeing = numpy.sign(first[one] - first[other]) @ numpy.sign(later[one] - later[other])
         found.append((agreeing + ASSUMED[0]) / (len(one) + ASSUMED[1]))
     return max(0.0, float(numpy.mean(found)))
+
+
+def _last(losses: Sequence[float], step: int) -> float:
+    """The last loss that was reported up to a step; NaN where none was."""
+    return next((losses[place] for place in range(step - 1, -1, -1) if math.isfinite(losses[place])), math.nan)

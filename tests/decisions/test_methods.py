@@ -112,24 +112,41 @@ def test_steps_that_tell_the_wrong_order_or_nothing_that_is_a_number_leave_a_bra
     assert found.sum() == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    ("early", "first"),
-    [(lambda x, step: x, 1), (lambda x, step: x if step == 9 else -x, 9)],
-    ids=["telling", "misleading"],
-)
-@pytest.mark.parametrize("workers", [1, 4])
-def test_most_trials_of_later_brackets_begin_with_few_steps_where_these_tell_the_order_and_train_in_full_where_they_mislead(
-    early, first, workers
-):
-    def metrics(stage, step, model):
-        return {"loss": early(stage.config["x"], step)}
+def begun(engine, trials, workers, loss):
+    """How many trials begin with how many steps."""
+    _, play = played(engine, trials, workers, lambda stage, step, model: {"loss": loss(stage.config["x"], step)})
+    return Counter(stage.stop for stage in play.stages if stage.start == 0)
 
-    _, play = played(hpo.Hyperband(9, select_brackets=True), 200, workers, metrics)
-    begun = Counter(stage.stop for stage in play.stages if stage.start == 0)
-    _, swept = played(hpo.Hyperband(9), 200, workers, metrics)
-    usual = Counter(stage.stop for stage in swept.stages if stage.start == 0)
-    assert begun[first] > 1.3 * usual[first]
-    assert begun.keys() == usual.keys() == {1, 3, 9}
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_trials_begin_with_few_steps_where_these_tell_the_order_and_train_in_full_where_they_mislead(workers):
+    selecting = hpo.Hyperband(9, select_brackets=True)
+    telling = begun(selecting, 200, workers, lambda x, step: x)
+    guessing = begun(selecting, 200, workers, lambda x, step: x if step == 9 else math.sin(1e6 * x * step))
+    misleading = begun(selecting, 200, workers, lambda x, step: x if step == 9 else -x)
+    for other in (guessing, misleading):
+        assert telling[1] > 1.5 * other[1]
+        assert telling[9] < other[9] / 1.5
+        assert telling.keys() == other.keys() == {1, 3, 9}
+
+
+@pytest.mark.parametrize("most", [81, 27, 9])
+def test_by_default_selecting_brackets_takes_about_the_steps_of_a_sweep_and_begins_several_kinds(most):
+    study, play = played(hpo.Hyperband(most, select_brackets=True))
+    _, swept = played(hpo.Hyperband(most))
+    assert swept.steps / 2 < play.steps < 2 * swept.steps
+    assert len({stage.stop for stage in play.stages if stage.start == 0}) > 1
+    assert study.engine.expected_steps(study.total) == pytest.approx(swept.steps, rel=0.1)
+
+
+def test_a_loss_that_is_not_reported_at_a_rung_counts_as_it_was_reported_before():
+    curves = numpy.random.default_rng(2).normal(size=(20, 9))
+    held = curves.copy()
+    held[:, 8] = held[:, 2] = math.nan  # said at steps 2 and 8
+    filled = curves.copy()
+    filled[:, 8], filled[:, 2] = curves[:, 7], curves[:, 1]
+    sweep = hpo.Hyperband(9).sweep()
+    assert numpy.array_equal(shares(sweep, known(held)), shares(sweep, known(filled)))
 
 
 # ---- successive halving
