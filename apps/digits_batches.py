@@ -34,7 +34,7 @@ def ranks_per_trial(values):
 
 
 def train(trial):
-    train_x, train_y, val_x, val_y = digits.load(trial.device, 1, 8, 8)
+    train_x, train_y, val_x, val_y = digits.load(trial.device, (1, 8, 8))
     first = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
     model = nn.Sequential(first, Block(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).to(trial.device)
     parallel = trial.parallel(model)

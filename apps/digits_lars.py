@@ -30,4 +30,4 @@ def train(trial):
         *(nn.Conv2d(24, 48, 3, padding=1, bias=False), nn.BatchNorm2d(48), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(48 * 4, 10)),
     ).to(trial.device)
-    yield from train_large_batches(trial, model, digits.load(trial.device, 1, 8, 8), 479)
+    yield from train_large_batches(trial, model, digits.load(trial.device, (1, 8, 8)), 479)

@@ -20,7 +20,7 @@ max_steps = 20
 
 
 def train(trial):
-    train_x, train_y, val_x, val_y = load(trial.device, 64)
+    train_x, train_y, val_x, val_y = load(trial.device)
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[trial["activation"]]
     model = nn.Sequential(nn.Linear(64, trial["width"]), activation(), nn.Linear(trial["width"], 10)).to(trial.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=trial["lr"], momentum=trial["momentum"])

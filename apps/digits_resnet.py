@@ -44,7 +44,7 @@ def fingerprint(model):
 
 
 def train(trial):
-    train_x, train_y, val_x, val_y = digits.load(trial.device, 1, 8, 8)
+    train_x, train_y, val_x, val_y = digits.load(trial.device, (1, 8, 8))
     first = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
     blocks = nn.Sequential(Block(8, 8), Block(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = nn.Sequential(first, blocks, nn.Linear(16, 10)).to(trial.device)

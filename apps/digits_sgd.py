@@ -26,7 +26,7 @@ def load(data, device):
 
         train_x, train_y, val_x, val_y = fashion_cnn.load(device)
         return train_x.flatten(1) * 2 - 1, train_y, val_x.flatten(1) * 2 - 1, val_y
-    train_x, train_y, val_x, val_y = digits.load(device, 64)
+    train_x, train_y, val_x, val_y = digits.load(device)
     return train_x * 2 - 1, train_y, val_x * 2 - 1, val_y
 
 

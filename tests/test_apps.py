@@ -31,7 +31,7 @@ def test_the_digits_are_scikit_learns_and_so_is_their_split():
     images, labels = load_digits(return_X_y=True)
     for shape, given in (((64,), images), ((1, 8, 8), images.reshape(-1, 1, 8, 8))):
         split = train_test_split(given / 16, labels, test_size=0.2, random_state=0, stratify=labels)
-        found = sys.modules["digits"].load(torch.device("cpu"), *shape)
+        found = sys.modules["digits"].load(torch.device("cpu"), shape)
         for part, expected in zip(found, (split[0], split[2], split[1], split[3]), strict=True):
             assert torch.equal(part, torch.as_tensor(expected).to(part.dtype))
 

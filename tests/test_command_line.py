@@ -143,9 +143,12 @@ def test_a_grid_on_the_command_line_takes_counts_values_and_single_values(openhp
     assert json.loads(done.stdout)["trials"] == 3
 
 
-def test_an_app_may_be_a_module(openhpo, tmp_path):
+def test_an_app_may_be_a_module_with_neighbours(openhpo, tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/app.py").write_text((ROOT / "apps/branin.py").read_text())
+    (tmp_path / "mine/neighbour.py").write_text("")
+    (tmp_path / "mine/app.py").write_text(
+        (ROOT / "apps/branin.py").read_text().replace("import math", "import math, neighbour")
+    )
     assert openhpo("run", "random", "mine.app", "--trials", "2").returncode == 0
     assert (tmp_path / "runs/app-random/study.h5").exists()
 

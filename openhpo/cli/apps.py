@@ -87,6 +87,9 @@ def _load_file(path: Path) -> ModuleType:
 def _load_module(name: str) -> ModuleType:
     sys.path.insert(0, str(Path.cwd()))
     try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            sys.path.append(str(Path(spec.origin).parent))  # for its neighbours; last, so that they hide nothing
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
