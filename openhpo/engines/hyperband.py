@@ -52,7 +52,7 @@ class Hyperband(Engine):
         self.select_brackets = select_brackets
         sweep = self.sweep()
         weights = shares(sweep, []) if select_brackets else numpy.ones(len(sweep))
-        steps, sizes = ([count(bracket) for bracket in sweep] for count in (steps_of, lambda bracket: bracket.size))
+        steps, sizes = [steps_of(bracket) for bracket in sweep], [bracket.size for bracket in sweep]
         self._steps = float(weights @ steps / (weights @ sizes))  # of a trial, in the mean
         self.size = round(sum(steps) / self._steps)
 
