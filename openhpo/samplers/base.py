@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from openhpo.hyperparameters import Config
 from openhpo.space import Space
-from openhpo.stages import TrialRecord
+from openhpo.stages import AT_REST, State, TrialRecord
 
 if TYPE_CHECKING:
     import numpy
+
+
+ENOUGH = 4  # results that a model can begin from
 
 
 class Suggest(ABC):
@@ -75,3 +79,15 @@ class Sampler(Protocol):
 
     def definition(self) -> dict[str, Any]:
         """What identifies the sampler, in plain JSON."""
+
+
+def known(startup: int, history: Sequence[TrialRecord]) -> bool:
+    """Whether so many trials were begun, and enough of them have ended well, for a model to begin.
+
+    Many ranks begin more than `startup` at once: were that many results waited for, as many trials again would be drawn knowing
+    nothing, and of a short search that is a good part.
+    """
+    if len(history) < startup:
+        return False
+    ended = (trial for trial in history if trial.state in AT_REST and trial.state is not State.FAILED)
+    return sum(1 for _ in islice(ended, ENOUGH)) >= min(startup, ENOUGH)

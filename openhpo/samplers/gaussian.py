@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from openhpo.errors import UserError, whole
 from openhpo.hyperparameters import Config
-from openhpo.samplers.base import Suggest
+from openhpo.samplers.base import Suggest, known
 from openhpo.space import Space
-from openhpo.stages import AT_REST, TrialRecord
+from openhpo.stages import TrialRecord
 
 if TYPE_CHECKING:
     import numpy
@@ -51,8 +51,8 @@ class GaussianProcess:
     """Model the objective and the requirements. Needs `pip install openhpo[bayes]`.
 
     Args:
-        startup: So many trials are drawn at random before anything is learnt. Points that are spread evenly have no close
-            neighbours, from which a kernel would learn how fast the objective changes.
+        startup: So many trials are drawn at random before anything is learnt, and more until four have ended well. Points that
+            are spread evenly have no close neighbours, from which a kernel would learn how fast the objective changes.
         random_fraction: The part of the suggestions that are drawn at random all the same.
         wait: Whether an idle trainer waits for a suggestion, which takes seconds when hundreds of trials are known, or trains a
             point of a quasi-random sequence meanwhile.
@@ -97,8 +97,7 @@ class GaussianSearch(Suggest):
         from openhpo.samplers.observations import observed
 
         drawn = rng.random() < self._sampler.random_fraction
-        ended = sum(trial.state in AT_REST for trial in history)
-        if drawn or ended < self._sampler.startup or not self._space.free:
+        if drawn or not known(self._sampler.startup, history) or not self._space.free:
             return self._space.sample(rng)
         data = observed(history, self._coordinates)
         if data is None:

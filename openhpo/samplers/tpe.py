@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from openhpo.errors import UserError, whole
 from openhpo.hyperparameters import Config
-from openhpo.samplers.base import Suggest
+from openhpo.samplers.base import Suggest, known
 from openhpo.samplers.sobol import SobolPoints
 from openhpo.space import Space
 from openhpo.stages import AT_REST, State, TrialRecord
@@ -44,7 +44,8 @@ class TPE:
     """Learn from the trials so far what good ones have in common.
 
     Args:
-        startup: So many trials are spread evenly over the space before anything is learnt.
+        startup: So many trials are spread evenly over the space before anything is learnt, and more until four have ended
+            well: what runs meanwhile is not waited for.
         candidates: How many points are drawn for a suggestion; more make it greedier.
         random_fraction: The part of the suggestions that are spread evenly all the same (rho of BOHB).
 
@@ -81,7 +82,7 @@ class ParzenSearch(Suggest):
     def __call__(self, number: int, history: Sequence[TrialRecord], rng: numpy.random.Generator) -> Config:
         self._observed.look(history)
         even = rng.random() < self._sampler.random_fraction
-        if even or self._observed.at_rest < self._sampler.startup or not self._space.free:
+        if even or not known(self._sampler.startup, history) or not self._space.free:
             return self._even(number, history, rng)
         return self._learnt(history, rng) or self._even(number, history, rng)
 
@@ -92,7 +93,7 @@ class ParzenSearch(Suggest):
 
         rows, best = self._observed.rows, self._observed.ranked(history, len(self._space.free) + 1)
         best = self._observed.news_first(best)
-        good = best[: max(2, min(math.ceil(GOOD * len(best)), MOST_GOOD))]
+        good = best[: min(self._observed.well(best), max(2, min(math.ceil(GOOD * len(best)), MOST_GOOD)))]
         running = self._observed.running  # so that nobody goes where they are
         worse = best[len(good) :: 1 + (len(best) - len(good)) // MOST_OTHERS]
         counts = numpy.ones(len(running) + len(worse))
@@ -167,16 +168,15 @@ class Observed:
         return self._rows[: len(self._configs)]
 
     @property
-    def at_rest(self) -> int:
-        """How many trials are not running."""
-        return int((self._ranks[: len(self._configs), 0] >= 0).sum())
-
-    @property
     def running(self) -> NDArray[numpy.int64]:
         """The numbers of the others."""
         import numpy
 
         return numpy.flatnonzero(numpy.isnan(self._ranks[: len(self._configs), 0]))
+
+    def well(self, numbers: NDArray[numpy.int64]) -> int:
+        """How many of these trials, which do not run, did not fail."""
+        return int((self._ranks[numbers, 0] == 0).sum())
 
     def tried(self, row: Floats) -> bool:
         """Whether there is a trial with these coordinates."""

@@ -226,6 +226,26 @@ def test_tpe_keeps_away_from_what_failed():
     assert (beside(history) > 0.45).mean() > 0.8
 
 
+def test_where_next_to_all_failed_tpe_goes_where_some_did_not():
+    points = numpy.linspace(0.0, 1.0, 60).tolist()
+    history = [
+        trial(k, {"x": x}, x, state=hpo.State.DONE if 0.6 < x < 0.68 else hpo.State.FAILED) for k, x in enumerate(points)
+    ]
+    assert (numpy.abs(beside(history) - 0.64) < 0.1).mean() > 0.5
+
+
+@pytest.mark.parametrize("ended", [3, 4])
+def test_tpe_learns_from_four_trials_that_ended_well_while_many_run(ended):
+    """Were as many results as `startup` waited for, as many trials again would be drawn knowing nothing."""
+    history = [trial(k, {"x": 0.5}, 0.5, state=hpo.State.RUNNING) for k in range(16)]
+    history[: ended + 2] = [trial(k, {"x": 0.7 + k / 50}, 1 - k / 50) for k in range(ended)] + [
+        trial(ended + k, {"x": 0.1}, 0.0, state=hpo.State.FAILED) for k in range(2)
+    ]
+    space = hpo.Space({"x": hpo.Float((0.0, 1.0))})
+    even = hpo.Sobol().bind(space, 0)(16, history, numpy.random.default_rng(0))["x"]
+    assert (beside(history) == even).all() == (ended == 3)
+
+
 def test_tpe_believes_long_trainings_where_there_are_enough():
     points = numpy.linspace(0.01, 0.99, 30).tolist()
     short = [trial(k, {"x": x}, x, state=hpo.State.PAUSED) for k, x in enumerate(points)]
