@@ -22,6 +22,7 @@ EASY = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4, "warmup": 1}
 SMALL = {
     "resnet20_cifar": {**EASY, "batch": 64, "data": "digits", "batches": 6, "measured": 100},
     "wideresnet_cifar": {**EASY, "depth": 10, "width": 1, "data": "digits", "batches": 6, "measured": 100},
+    "digits_lars": {"epochs": 12, "warmup": 2, "base_lr": 10.0, "weight_decay": 1e-4, "momentum": 0.9},
     "autoencoder_pde": {"lr": 5e-3, "weight_decay": 1e-4, "beta1": 0.9, "beta2": 0.99, "warmup": 1, "batches": 8},
 }
 

@@ -115,12 +115,28 @@ def test_a_mistyped_option_of_a_driver_is_said_in_a_line(name, tmp_path):
     assert "--rank" in done.stderr
 
 
+TARGET = """
+import math
+import openhpo as hpo
+
+free = {"base_lr": hpo.Float((1.0, 40.0)), "decay": hpo.Float((1e-5, 1e-2), log=True)}
+space = hpo.Space({**free, "epochs": hpo.Integer((10, 25))})
+objective = hpo.Minimize(hpo.first_step("val_accuracy >= 0.9"))
+max_steps = 25
+
+def train(trial):
+    pace = math.exp(-((trial["base_lr"] - 12) / 20) ** 2 - (math.log10(trial["decay"]) + 3) ** 2 / 9)
+    for epoch in range(1, trial["epochs"] + 1):
+        yield {"val_accuracy": 1 - math.exp(-epoch * pace / 4) + 0.01 * trial.rng.standard_normal()}
+"""
+
+
 def test_refine_compares_a_grid_with_moving_boundaries(tmp_path):
-    given = ("epochs=20,", "warmup=3,", "base_lr=15.0,25.0", "weight_decay=1", "momentum=1")
-    axes = [word for axis in given for word in ("--axis", axis)]
+    (tmp_path / "target.py").write_text(TARGET)
+    axes = [word for axis in ("epochs=20,", "base_lr=15.0,25.0", "decay=2") for word in ("--axis", axis)]
     small = "--round-trials 3 --rounds 2 --cluster-size 2 --seeds 2 --top 1 --replicates 2"
     options = [*small.split(), "--sampler", "tpe"]
-    said = driver(tmp_path / "s", "refine", str(ROOT / "apps/digits_lars.py"), *axes, *options, "--no-progress")
+    said = driver(tmp_path / "s", "refine", str(tmp_path / "target.py"), *axes, *options, "--no-progress")
     assert "the grid takes" in said
     assert "85,413 / 21,333 device-hours = 4.0" in said
     assert "than the best of the grid (published: 6% lower)" in said
