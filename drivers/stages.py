@@ -168,7 +168,7 @@ def main(
 
     def train_batches() -> Pair:
         options = {"progress": progress, "seed": seed, "device": device}
-        return trained_batches(growth, study, options)
+        return trained_batches(growth, images, study, options)
 
     if counted:
         if launched_rank() == 0:
@@ -349,14 +349,16 @@ def cuts_at(unit: int) -> list[int]:
     return [*(max(1, round(cut * unit / UNIT)) for cut in CUTS), FULL * unit // UNIT]
 
 
-def trained_batches(growth: int, folder: Path, options: dict[str, Any]) -> Pair:
+def trained_batches(growth: int, images: int, folder: Path, options: dict[str, Any]) -> Pair:
     """Train Table 1(b): stages with the ranks that have room for their batch, merged; and trials with all that any wants."""
     app = load_app(str(GROWING))
     objective = app.objective
     assert objective is not None
     schedule = app.space.schedules["batch"]
     assert isinstance(schedule, Exponential)
-    space = Space({**app.space.fixed, "batch": replace(schedule, every=[Categorical([growth, 2 * growth])] * 3)})
+    space = Space(
+        {**app.space.fixed, "images": images, "batch": replace(schedule, every=[Categorical([growth, 2 * growth])] * 3)}
+    )
     options = {"sampler": Grid(), "app": app.name, **options}
     there = launched_size()
     # so that neither way pays for imports and the first group of a process

@@ -27,7 +27,7 @@ def train(trial):
     trial.track(model=model, optimizer=optimizer)
     while True:
         optimizer.param_groups[0].update(lr=trial["lr"], momentum=trial["momentum"])
-        for batch in torch.as_tensor(trial.rng.permutation(len(train_x))[:600]).split(60):
+        for batch in torch.as_tensor(trial.rng.permutation(len(train_x))[:300]).split(60):
             trial.backward(torch.nn.functional.cross_entropy(model(train_x[batch]), train_y[batch]), optimizer)
         with torch.no_grad():
             accuracy = (model(val_x).argmax(1) == val_y).float().mean()

@@ -54,7 +54,7 @@ def batches_grew_on_growing_groups(folder, said, ranks):
 
 
 def test_stages_trains_the_tree_both_ways_to_the_same_bits_and_growing_batches_on_growing_groups(tmp_path):
-    small = ["--unit", "1", "--growth", "1", "--images", "32"]
+    small = ["--unit", "1", "--growth", "1", "--images", "64"]
     said = driver(tmp_path / "s", "stages", *small, "--no-progress", "--ranks", "3")
     assert "21,600" in said
     assert "6,240" in said

@@ -12,20 +12,11 @@ import openhpo as hpo
 from openhpo.cli.together import split, words_of
 from openhpo.storage import schema
 
+from . import schedules
 from .conftest import ROOT
 
-LR = hpo.Exponential(hpo.Categorical([0.5, 0.2]), hpo.Categorical([0.2, 0.1]), [hpo.Categorical([4, 6])] * 2)
-SPACE = hpo.Space({"lr": LR, "momentum": hpo.Categorical([0.9, 0.5])})
-LOSS, GAIN = hpo.Minimize("loss"), hpo.Maximize("gain")
-STEPS = 20
-
-
-def train(trial):
-    w = numpy.ones(3)
-    trial.track(w=w)
-    while True:
-        w -= 0.1 * trial["lr"] * trial["momentum"] * (w + 0.1 * trial.rng.random(3))
-        yield {"loss": float(abs(w).sum()), "gain": -float(w.sum()), "weights": float(w @ numpy.arange(3))}
+SPACE, LOSS, STEPS, train = schedules.space, schedules.objective, schedules.max_steps, schedules.train
+GAIN = hpo.Maximize("gain")
 
 
 def plan(space=SPACE, objective=LOSS, engine=None, sampler=None, **more):
@@ -345,12 +336,7 @@ def test_an_earlier_study_goes_with_merged_stages_only(tmp_path):
 # ---- the command line
 
 
-APP = """
-import openhpo as hpo
-from tests.test_together import LOSS as objective, SPACE as space, STEPS as max_steps, train
-
-data = "made up"
-"""
+APP = "from tests.schedules import data, max_steps, objective, space, train\n"
 
 
 @pytest.fixture
