@@ -5,11 +5,11 @@ the collection of Surjanovic and Bingham, "Virtual Library of Simulation Experim
 other functions. "16 ranks" is a study on as many simulated ranks with trials that take from 0.5 to 1.5 s, so that each
 suggestion is made while 15 trials run; "to its own" compares it with the sequential search of as many trials, and "to what it
 could know" with that of 15 trials fewer: whoever suggests the last one has seen no more results. "sooner" is how many times
-longer the sequential search takes to come to what 16 ranks come to. Optuna's is asked and told by as many workers in the
-same way; its TPE counts what runs as bad (`constant_liar`, its default since 5.0). All searches see the same seeds. The times
-are CPU times of this thread, for a suggestion after so many trials in 8 dimensions. Latency is the time from the end of a trial
-to the beginning of the next one on a rank that does not wait for the model, while that is fitted to 500 trials in the thread
-beside it, against a random search.
+longer the sequential search takes until it has what 16 ranks have when all these trials ended. Optuna's is asked and told by
+as many workers in the same way; its TPE counts what runs as bad (`constant_liar`, its default since 5.0). All searches see
+the same seeds. The times are CPU times of this thread, for a suggestion after so many trials in 8 dimensions. Latency is the
+time from the end of a trial to the beginning of the next one on a rank that does not wait for the model, while that is fitted
+to 500 trials in the thread beside it, against a random search.
 
 Run with: OMP_NUM_THREADS=1 python benchmarks/search.py [--seeds 20] [--only tpe|gp|cost|latency]
 """
@@ -86,8 +86,21 @@ def pace_of(seed: int, values: Sequence[float]) -> float:
     return 0.5 + key(seed, hash(tuple(values))) / 2**64
 
 
-def ours(name: str, sampler: Callable[[], Any], ranks: int, seed: int) -> list[float]:
-    """The loss of each trial of a study on so many simulated ranks."""
+def course(losses: Sequence[float], paces: Sequence[float], ranks: int) -> Floats:
+    """The least loss of so many trials, and when they have all ended; each begins on the rank that is free first.
+
+    Returns:
+        Shape [2, trials].
+    """
+    free, ends = [0.0] * ranks, []
+    for pace in paces:
+        ends.append(heapq.heappop(free) + pace)
+        heapq.heappush(free, ends[-1])
+    return numpy.array([numpy.minimum.accumulate(losses), numpy.maximum.accumulate(ends)])
+
+
+def ours(name: str, sampler: Callable[[], Any], ranks: int, seed: int) -> Floats:
+    """The course of a study on so many simulated ranks."""
     function, dimensions = FUNCTIONS[name]
 
     def curve(config: Config, step: int) -> dict[str, float]:
@@ -101,10 +114,11 @@ def ours(name: str, sampler: Callable[[], Any], ranks: int, seed: int) -> list[f
             space_of(dimensions), hpo.Minimize("loss"), engine=hpo.Full(1), sampler=sampler(), trials=TRIALS[-1], seed=seed
         )
 
-    return [trial.score.loss for trial in simulate(study, curve, pace, ranks).study.trials]
+    trials = simulate(study, curve, pace, ranks).study.trials
+    return course([trial.score.loss for trial in trials], [pace(trial.config, 1) for trial in trials], ranks)
 
 
-def optunas(name: str, sampler: str, ranks: int, seed: int) -> list[float]:
+def optunas(name: str, sampler: str, ranks: int, seed: int) -> Floats:
     """The same of a sampler of Optuna."""
     import optuna
 
@@ -124,7 +138,9 @@ def optunas(name: str, sampler: str, ranks: int, seed: int) -> list[float]:
         heapq.heappush(running, (now + pace_of(seed, point), trial.number, trial, function(point)))
     for _, _, ended, loss in running:
         study.tell(ended, loss)
-    return [trial.value for trial in study.trials if trial.value is not None]
+    trials = study.trials
+    losses = [trial.value for trial in trials if trial.value is not None]
+    return course(losses, [pace_of(seed, list(trial.params.values())) for trial in trials], ranks)
 
 
 MODELS: dict[str, tuple[str, Callable[[], Any], str]] = {
@@ -141,17 +157,17 @@ def report_regret(model: str, seeds: int) -> None:
     at, fewer = numpy.array(TRIALS) - 1, numpy.array(TRIALS) - RANKS  # places in a curve
     with ProcessPoolExecutor() as pool:
         for name in FUNCTIONS:
-            runs: dict[str, Callable[[int], list[float]]] = {
+            runs: dict[str, Callable[[int], Floats]] = {
                 "Optuna, sequential": partial(optunas, name, peer, 1),
                 f"Optuna, {RANKS} ranks": partial(optunas, name, peer, RANKS),
                 f"{label_of}, sequential": partial(ours, name, sampler, 1),
                 f"{label_of}, {RANKS} ranks": partial(ours, name, sampler, RANKS),
             }
-            medians = {}
+            medians, times = {}, {}
             for label, run in runs.items():
-                curves = numpy.minimum.accumulate(numpy.array(list(pool.map(run, range(seeds)))), axis=1)
-                medians[label] = numpy.median(curves, axis=0)
-                low, high = numpy.quantile(curves[:, at], (0.25, 0.75), axis=0)
+                courses = numpy.array(list(pool.map(run, range(seeds))))
+                medians[label], times[label] = numpy.median(courses, axis=0)
+                low, high = numpy.quantile(courses[:, 0, at], (0.25, 0.75), axis=0)
                 cells = [f"{m:8.2g} ({a:.2g} to {b:.2g})" for m, a, b in zip(medians[label][at], low, high, strict=True)]
                 print(f"  {name:11s} {label:22s} {'   '.join(cells)}", flush=True)
             theirs, theirs_together, alone, together = medians.values()
@@ -159,9 +175,12 @@ def report_regret(model: str, seeds: int) -> None:
             compare(name, f"{RANKS} ranks to Optuna's {RANKS}", together[at], theirs_together[at], 1.0)
             compare(name, f"{RANKS} ranks to its own", together[at], alone[at], PARALLEL_AIM)
             compare(name, f"{RANKS} ranks to what it could know", together[at], alone[fewer], PARALLEL_AIM)
-            as_good = numpy.searchsorted(-alone, -together[at]) + 1  # trials of the sequential search
-            sooner = as_good / (numpy.array(TRIALS) / RANKS)
-            print(f"  {name:11s} {RANKS} ranks come there {' and '.join(f'{times:.1f}' for times in sooner)} times sooner")
+            *_, one, many = times.values()
+            as_good = numpy.searchsorted(-alone, -together[at]).tolist()  # the places; one too far where it never is that good
+            sooner = one[numpy.minimum(as_good, len(one) - 1)] / many[at]
+            than = ["more than " * (place == len(one)) for place in as_good]
+            cells = [f"{more}{ratio:.1f}" for more, ratio in zip(than, sooner, strict=True)]
+            print(f"  {name:11s} {RANKS} ranks come there {' and '.join(cells)} times sooner")
 
 
 def compare(name: str, what: str, found: Floats, bound: Floats, aim: float) -> None:

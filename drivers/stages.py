@@ -42,6 +42,7 @@ from openhpo.cli.console import console
 from openhpo.cli.main import run_command
 from openhpo.cli.plots import pyplot, save
 from openhpo.engines import ASHA, Engine, Full, SuccessiveHalving
+from openhpo.errors import UserError
 from openhpo.hyperparameters import Categorical, Config
 from openhpo.launch import run
 from openhpo.launcher import relaunch
@@ -142,7 +143,7 @@ class Cuts(SuccessiveHalving):
 
 def main(
     unit: Annotated[int, typer.Option(min=1, help="Epochs trained for every 20 of the paper's; 20 is full size.")] = 5,
-    images: Annotated[int, typer.Option(min=2, max=1437, help="Images an epoch.")] = 384,
+    images: Annotated[int, typer.Option(min=2, max=1437, help="Images an epoch, and at most as many to validate on.")] = 384,
     trainers: Annotated[int, typer.Option(min=1, help="Simulated trainers, where epochs are only counted.")] = 20,
     cluster: Annotated[int, typer.Option(min=1, help="Simulated ranks, where stages get the ranks that they need.")] = 64,
     counted: Annotated[bool, typer.Option("--counted", help="Count and simulate, and train nothing.")] = False,
@@ -158,6 +159,7 @@ def main(
     pyplot()  # a plot that cannot be drawn is better known before training than after
     relaunch(ranks)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # how a sum is split among threads decides its last bits
+    check_divisible(images)
     app = load_app(str(APP))
     whole = app.space.fix({"images": images})
 
@@ -202,6 +204,12 @@ def main(
     print(f"plots: {draw_bars(pairs, scale, study / 'cost.png')}, {draw_tree(tree, study / 'tree.png')}")
     if not all(agree):
         raise typer.Exit(1)
+
+
+def check_divisible(images: int) -> None:
+    """Refuse fewer images than there are ranks, which divide them in Table 1(b)."""
+    if images < launched_size():
+        raise UserError(f"--images {images} cannot be divided among {launched_size()} ranks: give at least as many")
 
 
 # ---- counted, not trained

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from openhpo.hyperparameters import Config
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     import numpy
 
 
-ENOUGH = 4  # results that a model can begin from
+ENOUGH = 4  # trials at rest that did not fail, which a model can begin from
 
 
 class Suggest(ABC):
@@ -82,12 +81,17 @@ class Sampler(Protocol):
 
 
 def known(startup: int, history: Sequence[TrialRecord]) -> bool:
-    """Whether so many trials were begun, and enough of them have ended well, for a model to begin.
+    """Whether a model can begin: so many trials were begun, and enough are at rest.
 
-    Many ranks begin more than `startup` at once: were that many results waited for, as many trials again would be drawn knowing
-    nothing, and of a short search that is a good part.
+    Four that did not fail are enough. Many ranks begin more than `startup` trials at once, and would draw as many again knowing
+    nothing while they wait for that many results. Where trials fail, `startup` at rest are enough, one of which did not.
     """
     if len(history) < startup:
         return False
-    ended = (trial for trial in history if trial.state in AT_REST and trial.state is not State.FAILED)
-    return sum(1 for _ in islice(ended, ENOUGH)) >= min(startup, ENOUGH)
+    rested = well = 0
+    for trial in history:
+        rested += trial.state in AT_REST
+        well += trial.state in AT_REST and trial.state is not State.FAILED
+        if well >= min(startup, ENOUGH) or (well and rested >= startup):
+            return True
+    return False

@@ -51,8 +51,9 @@ class GaussianProcess:
     """Model the objective and the requirements. Needs `pip install openhpo[bayes]`.
 
     Args:
-        startup: So many trials are drawn at random before anything is learnt, and more until four have ended well. Points that
-            are spread evenly have no close neighbours, from which a kernel would learn how fast the objective changes.
+        startup: So many trials are drawn at random before anything is learnt, and more until four are at rest that did not
+            fail, or as many as this with one that did not. Points that are spread evenly have no close neighbours, from which a
+            kernel would learn how fast the objective changes.
         random_fraction: The part of the suggestions that are drawn at random all the same.
         wait: Whether an idle trainer waits for a suggestion, which takes seconds when hundreds of trials are known, or trains a
             point of a quasi-random sequence meanwhile.

@@ -44,8 +44,8 @@ class TPE:
     """Learn from the trials so far what good ones have in common.
 
     Args:
-        startup: So many trials are spread evenly over the space before anything is learnt, and more until four have ended
-            well: what runs meanwhile is not waited for.
+        startup: So many trials are spread evenly over the space before anything is learnt, and more until four are at rest
+            that did not fail, or as many as this with one that did not.
         candidates: How many points are drawn for a suggestion; more make it greedier.
         random_fraction: The part of the suggestions that are spread evenly all the same (rho of BOHB).
 
@@ -132,16 +132,16 @@ class Observed:
         """Take in what is new."""
         import numpy
 
-        known = len(self._configs)
-        if known > len(history) or (known and history[known - 1].config is not self._configs[-1]):  # another history
+        seen = len(self._configs)
+        if seen > len(history) or (seen and history[seen - 1].config is not self._configs[-1]):  # another history
             self._forget()
-            known = 0
+            seen = 0
         if len(history) > len(self._rows):
             more = max(len(history) - len(self._rows), len(self._rows), 64)
             self._rows = numpy.concatenate([self._rows, numpy.empty((more, self._rows.shape[1]))])
             self._ranks = numpy.concatenate([self._ranks, numpy.full((more, 4), numpy.nan)])
             self._firsts = numpy.concatenate([self._firsts, numpy.full(more, numpy.nan)])
-        for place, trial in enumerate(history[known:], known):
+        for place, trial in enumerate(history[seen:], seen):
             self._rows[place] = self._coordinates.row(trial.config)
             self._configs.append(trial.config)
             self._open.append(place)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 import openhpo as hpo
 from openhpo.objective import NO_SCORE, Score
+from openhpo.samplers.base import known
 from openhpo.samplers.coordinates import Coordinates
 from openhpo.samplers.parzen import Parzen
 from openhpo.samplers.tpe import Observed
-from openhpo.stages import TrialRecord
+from openhpo.stages import State, TrialRecord
 
 
 def suggestions(sampler, space, count, seed=0):
@@ -168,8 +169,8 @@ def test_what_tpe_suggests_follows_from_the_history_alone():
     history = searched(hpo.TPE(), MIXED, mixed_loss, 40, workers=3)
     other = searched(hpo.TPE(), MIXED, lambda config: -mixed_loss(config), 40, workers=3)
     experienced = hpo.TPE().bind(MIXED, 0)
-    for known in (history, other, history[:20]):  # whatever it was asked before
-        experienced(len(known), known, numpy.random.default_rng(0))
+    for earlier in (history, other, history[:20]):  # whatever it was asked before
+        experienced(len(earlier), earlier, numpy.random.default_rng(0))
         fresh = hpo.TPE().bind(MIXED, 0)
         assert [s(40, history, numpy.random.default_rng(7)) for s in (experienced, fresh)] == [
             fresh(40, history, numpy.random.default_rng(7))
@@ -232,6 +233,42 @@ def test_where_next_to_all_failed_tpe_goes_where_some_did_not():
         trial(k, {"x": x}, x, state=hpo.State.DONE if 0.6 < x < 0.68 else hpo.State.FAILED) for k, x in enumerate(points)
     ]
     assert (numpy.abs(beside(history) - 0.64) < 0.1).mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("states", "startup", "enough"),
+    [
+        ("D" * 9, 10, False),
+        ("D" * 10, 10, True),
+        ("P" * 4 + "R" * 6, 10, True),
+        ("D" * 3 + "R" * 20, 10, False),
+        ("DR", 2, False),
+        ("DS", 2, True),
+        ("DDR", 3, False),
+        ("R" * 12 + "DDSD", 10, True),
+        ("F" * 9 + "D", 10, True),
+        ("F" * 10, 10, False),
+        ("F" * 8 + "D" + "R" * 9, 10, False),
+        ("FFDDDFD", 10, False),
+    ],
+)
+def test_a_model_begins_when_enough_trials_were_begun_and_enough_are_at_rest(states, startup, enough):
+    """D for done, P for paused, S for stopped, F for failed, R for running."""
+    kinds = {state.value[0].upper(): state for state in (State.DONE, State.PAUSED, State.STOPPED, State.FAILED, State.RUNNING)}
+    history = [trial(k, {"x": 0.5}, 0.5, state=kinds[letter]) for k, letter in enumerate(states)]
+    assert known(startup, history) == enough
+
+
+def test_where_most_trials_fail_tpe_finds_where_they_do_not():
+    space, found = hpo.Space({"x": hpo.Float((0.0, 1.0)), "y": hpo.Float((0.0, 1.0))}), []
+    for seed in range(5):
+        suggest, history = hpo.TPE().bind(space, seed), []
+        for k in range(60):
+            config = suggest(k, history, numpy.random.default_rng([seed, k]))
+            well = config["x"] < 0.25 and config["y"] < 0.25
+            history.append(trial(k, config, config["x"], state=State.DONE if well else State.FAILED))
+        found.append(sum(record.state is State.DONE for record in history))
+    assert numpy.median(found) > 20, found  # of 60; without learning 4
 
 
 @pytest.mark.parametrize("ended", [3, 4])
