@@ -276,18 +276,20 @@ class StudyWriter:
         table = self._tables["values"]
         before = self._sizes["values"]
         self._sizes["values"] = before + count
-        table.resize((before + count, len(self._metrics)))
-        table.write_direct(values, None, numpy.s_[before : before + count])
-        table.flush()
+        with h5py._objects.phil:
+            table.resize((before + count, len(self._metrics)))
+            table.write_direct(values, None, numpy.s_[before : before + count])
+            table.flush()
         self._append("reports", numpy.concatenate([rows for rows, _, _ in self._blocks]))
         self._blocks.clear()
 
     def _append(self, table: str, rows: NDArray[Any]) -> None:
         dataset, before = self._tables[table], self._sizes[table]
         self._sizes[table] = after = before + len(rows)
-        dataset.resize((after,))
-        dataset.write_direct(rows, None, numpy.s_[before:after])
-        dataset.flush()
+        with h5py._objects.phil:  # or else a reader in another thread of this process would find rows that are not written yet
+            dataset.resize((after,))
+            dataset.write_direct(rows, None, numpy.s_[before:after])
+            dataset.flush()
 
     def close(self) -> None:
         """Write what is left, and end the file so that any HDF5 program opens it."""

@@ -1,5 +1,7 @@
 """The study file by itself: what is written is read, whatever the order, and damage is named."""
 
+from concurrent.futures import ThreadPoolExecutor, wait
+
 import h5py
 import numpy
 import pytest
@@ -76,6 +78,30 @@ def test_a_reader_sees_what_was_flushed_while_the_writer_goes_on(tmp_path):
     tables = read(tmp_path)
     assert tables.metrics == ["loss", "late"]
     assert numpy.array_equal(tables.values, [[0.5, numpy.nan], [0.25, 1.0]], equal_nan=True)
+    file.close()
+
+
+def test_a_reader_in_the_same_process_never_finds_rows_that_are_not_written_yet(tmp_path, monkeypatch):
+    file = writer(tmp_path)
+    file.trial(0, 0, {"x": 1}, 0.0)
+    file.stage(0, 0, None, 0, 9, 0, 0.0)
+    file.flush()
+    write, readings = h5py.Dataset.write_direct, []
+    with ThreadPoolExecutor() as pool:
+
+        def write_while_somebody_reads(dataset, *given):
+            readings.append(pool.submit(read, tmp_path))
+            wait(readings, timeout=0.1)
+            write(dataset, *given)
+
+        monkeypatch.setattr(h5py.Dataset, "write_direct", write_while_somebody_reads)
+        file.trial(1, 1, {"x": 2}, 0.0)
+        file.stage(1, 1, None, 0, 9, 0, 0.0)
+        file.reports(1, 1, 1, ["loss"], numpy.array([[0.5]]), 0.0)
+        file.flush()
+        found = [(len(tables.trials), len(tables.stages), tables.values.tolist()) for tables in (r.result() for r in readings)]
+    assert len(found) >= 4
+    assert set(map(str, found)) <= {str((t, s, v)) for t in (1, 2) for s in (1, 2) for v in ([], [[0.5]])}
     file.close()
 
 
