@@ -276,20 +276,14 @@ class StudyWriter:
         table = self._tables["values"]
         before = self._sizes["values"]
         self._sizes["values"] = before + count
-        with h5py._objects.phil:
-            table.resize((before + count, len(self._metrics)))
-            table.write_direct(values, None, numpy.s_[before : before + count])
-            table.flush()
+        _grow(table, (before + count, len(self._metrics)), values, before)
         self._append("reports", numpy.concatenate([rows for rows, _, _ in self._blocks]))
         self._blocks.clear()
 
     def _append(self, table: str, rows: NDArray[Any]) -> None:
         dataset, before = self._tables[table], self._sizes[table]
         self._sizes[table] = after = before + len(rows)
-        with h5py._objects.phil:  # or else a reader in another thread of this process would find rows that are not written yet
-            dataset.resize((after,))
-            dataset.write_direct(rows, None, numpy.s_[before:after])
-            dataset.flush()
+        _grow(dataset, (after,), rows, before)
 
     def close(self) -> None:
         """Write what is left, and end the file so that any HDF5 program opens it."""
@@ -317,6 +311,17 @@ class StudyWriter:
         self.path.unlink(missing_ok=True)
         if self._made_folder and not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()
+
+
+def _grow(dataset: h5py.Dataset, shape: tuple[int, ...], rows: NDArray[Any], at: int) -> None:
+    """Give a dataset that shape and these rows, and hand them to the operating system.
+
+    In one piece for all threads of this process, which HDF5 shows the new shape at once, before the rows are there.
+    """
+    with h5py._objects.phil:
+        dataset.resize(shape)
+        dataset.write_direct(rows, None, numpy.s_[at : at + len(rows)])
+        dataset.flush()
 
 
 def _content(tables: Tables, trials: int, stages: int, reports: int) -> dict[str, NDArray[Any]]:
